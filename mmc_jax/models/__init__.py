@@ -1,0 +1,139 @@
+"""Models: `create` one by name, and `make_logits_fn` to hand it to an attack.
+
+>>> import jax, jax.numpy as jnp
+>>> from mmc_jax import models
+>>> model = models.create("cnn", num_classes=10, head="mahalanobis")
+>>> images = jnp.zeros((2, 8, 8, 1))
+>>> variables = model.init(jax.random.key(0), images)
+>>> output = model.apply(variables, images)
+>>> output.features.shape, output.logits.shape
+((2, 256), (2, 10))
+>>> logits_fn = models.make_logits_fn(model, variables)
+>>> logits_fn(images).shape
+(2, 10)
+
+Each backbone has a file; `heads` has what they share, from mean image to logits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from mmc_jax.centers import check_center_sizes
+from mmc_jax.models.cnn import CNN
+from mmc_jax.models.heads import CENTER_KINDS, HEADS, Classifier
+from mmc_jax.types import Array, Variables
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Backbone(NamedTuple):
+    """A row of `MODELS`."""
+
+    make: Callable[..., nn.Module]
+    """(feature_dim, dtype, axis_name) -> module from images to features."""
+    feature_dim: int
+    """The default."""
+
+
+def _make_cnn(*, feature_dim: int, dtype: str, axis_name: str | None) -> nn.Module:
+    del axis_name  # there are no batch statistics to synchronise
+    return CNN(feature_dim=feature_dim, dtype=dtype)
+
+
+MODELS: dict[str, Backbone] = {
+    "cnn": Backbone(_make_cnn, 256),
+}
+"""Every model that a config may name."""
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    head: str = "softmax",
+    feature_dim: int | None = None,
+    center_norm: float = 10.0,
+    centers: str = "optimal",
+    center_seed: int = 0,
+    dtype: str = "float32",
+    axis_name: str | None = None,
+) -> Classifier:
+    """Return the named model: `model.apply(variables, images, train) -> ModelOutput`.
+
+    Models are hashable, and equal if made with equal arguments.
+
+    Args:
+      name: a key of `MODELS`.
+      num_classes: at least 2, and no more than 2 where feature_dim is 1.
+      head: "softmax", linear logits, or "mahalanobis", minus the squared distances to
+        fixed centers.
+      feature_dim: size of z, the linear layer below either head; None is the
+        architecture's own.
+      center_norm: C_MM, norm of the centers, finite and > 0.
+      centers: "optimal" (`max_mahalanobis_centers`) or "random" (`random_centers`).
+      center_seed: seed of the centers, where they have one.
+      dtype: "float32" or "bfloat16", what the backbone computes in. Weights, features
+        and logits are float32.
+      axis_name: the mapped axis over which batch normalisation averages its
+        statistics while training under `pmap`.
+
+    Returns:
+      The module. `make_logits_fn` turns it into what attacks take.
+
+    Raises:
+      ValueError: if an argument is not among what is accepted.
+    """
+    _check_choice("model", name, tuple(MODELS))
+    _check_choice("head", head, HEADS)
+    _check_choice("centers", centers, CENTER_KINDS)
+    _check_choice("dtype", dtype, DTYPES)
+    backbone = MODELS[name]
+    if feature_dim is None:
+        feature_dim = backbone.feature_dim
+    check_center_sizes(num_classes, feature_dim, center_norm)
+    return Classifier(
+        backbone=backbone.make(
+            feature_dim=feature_dim, dtype=dtype, axis_name=axis_name
+        ),
+        num_classes=num_classes,
+        head=head,
+        center_norm=center_norm,
+        center_kind=centers,
+        center_seed=center_seed,
+    )
+
+
+def make_logits_fn(model: nn.Module, variables: Variables) -> jax.tree_util.Partial:
+    """Return the model in inference mode as the `logits_fn` that attacks take.
+
+    Args:
+      model: a module whose output has `.logits`, such as `create` returns.
+      variables: its variables; they stay a dynamic part of the result, so other
+        variables neither retrace nor recompile what is jitted over it.
+
+    Returns:
+      images `[batch, height, width, channels]` -> logits `[batch, num_classes]`. Two
+      results for equal models share compilations.
+    """
+    return jax.tree_util.Partial(_InferenceLogits(model), variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InferenceLogits:
+    """The static part of a `logits_fn`, equal and hashed by its model."""
+
+    model: nn.Module
+
+    def __call__(self, variables: Variables, images: Array) -> Array:
+        return self.model.apply(variables, images, train=False).logits
+
+
+def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(accepted)}")
