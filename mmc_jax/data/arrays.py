@@ -1,0 +1,268 @@
+"""What a data set is once it is in memory, and every check on the way in.
+
+`ArrayDataset` is one split, `DataSplits` the three that a run needs. Pixels are uint8
+(level k stands for k/255), so that a whole data set fits on a device; labels are int32.
+Whatever is wrong with an array is a ValueError here, and nowhere further down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+class DataNotFoundError(FileNotFoundError, ValueError):
+    """No data where it was looked for; the message says where, and what to do."""
+
+
+SPLIT_SEED = 0
+"""Seeds every held-out split. Not a run's seed: all runs share the same splits."""
+
+_LEVEL_TOLERANCE = 1e-3  # Of a level; float32 k/255 is off by 2e-5 of a level at most.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """One split, checked when it is made.
+
+    Attributes:
+        images: uint8 `[size, height, width, channels]`.
+        labels: int32 `[size]`.
+        coarse_labels: int32 `[size]`, or None where the data set has none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    coarse_labels: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                "images must be uint8 [size, height, width, channels], got "
+                f"{self.images.dtype} {list(self.images.shape)}"
+            )
+        if self.images.size == 0:
+            raise ValueError(f"images are empty: shape {list(self.images.shape)}")
+        for name in ("labels", "coarse_labels"):
+            labels = getattr(self, name)
+            if labels is None and name == "coarse_labels":
+                continue
+            if labels.dtype != np.int32 or labels.shape != self.images.shape[:1]:
+                raise ValueError(
+                    f"{name} must be int32 [{len(self.images)}], one per image, got "
+                    f"{labels.dtype} {list(labels.shape)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)."""
+        return self.images.shape[1:]
+
+    def take(self, indices: np.ndarray | slice) -> ArrayDataset:
+        """Return the examples at `indices`, in that order."""
+        coarse = self.coarse_labels
+        return ArrayDataset(
+            self.images[indices],
+            self.labels[indices],
+            None if coarse is None else coarse[indices],
+        )
+
+    def mean_image(self) -> np.ndarray:
+        """Return the mean image, float32 `[height, width, channels]` in [0, 1]."""
+        total = self.images.sum(axis=0, dtype=np.int64)
+        return (total / (255.0 * len(self))).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SourceData:
+    """A data set as its source has it: no validation split yet.
+
+    The attributes are those of `DataSplits`.
+    """
+
+    train: ArrayDataset
+    test: ArrayDataset
+    num_classes: int
+    source: str
+    num_coarse_classes: int | None = None
+    label_names: tuple[str, ...] | None = None
+    full_sizes: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSplits:
+    """The three splits of a data set.
+
+    Attributes:
+        name: as given to `load`.
+        train: what parameters are fitted to.
+        validation: held out of the training images; what recipes are chosen on.
+        test: the data set's own test images, untouched; what is reported.
+        num_classes: labels are 0 to num_classes - 1.
+        source: where the images came from, for the record.
+        num_coarse_classes: likewise for coarse labels; None where there are none.
+        label_names: one name per class, or None.
+        full_sizes: (training, test) images of the published data set; None where
+            nothing can be missing (digits, a user's own arrays).
+    """
+
+    name: str
+    train: ArrayDataset
+    validation: ArrayDataset
+    test: ArrayDataset
+    num_classes: int
+    source: str
+    num_coarse_classes: int | None = None
+    label_names: tuple[str, ...] | None = None
+    full_sizes: tuple[int, int] | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images per split."""
+        return {
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+        }
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether images of the published data set are missing.
+
+        Numbers from a subset are not results on the data set, and reports must say so.
+        """
+        if self.full_sizes is None:
+            return False
+        found = (len(self.train) + len(self.validation), len(self.test))
+        return found != self.full_sizes
+
+
+def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
+    """Choose `size` examples, stratified by label: the same ones on every call.
+
+    Each class gives in proportion to its share, rounded by largest remainder, so that
+    the sizes add up exactly and sorted data are no trap.
+
+    Args:
+        labels: int `[n]`.
+        size: 1 to n - 1.
+
+    Returns:
+        Sorted indices, int64 `[size]`.
+
+    Raises:
+        ValueError: `size` out of range, or a class would lose its last example.
+    """
+    if not 1 <= size < len(labels):
+        raise ValueError(
+            f"cannot hold out {size} of {len(labels)} examples; accepted: "
+            f"1 to {len(labels) - 1}"
+        )
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas, remainders = np.divmod(size * counts, len(labels))
+    by_remainder = np.argsort(-remainders, kind="stable")
+    quotas[by_remainder[: size - quotas.sum()]] += 1
+    if np.any(quotas == counts):
+        emptied = classes[quotas == counts][0]
+        raise ValueError(
+            f"holding out {size} of {len(labels)} examples takes all of class {emptied}"
+        )
+    # RandomState, not default_rng: numpy promises never to change its stream.
+    order = np.random.RandomState(SPLIT_SEED)
+    chosen = [
+        order.permutation(np.flatnonzero(labels == one_class))[:quota]
+        for one_class, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def split_off(dataset: ArrayDataset, size: int) -> tuple[ArrayDataset, ArrayDataset]:
+    """Return (the rest, `size` held-out examples), both in their original order."""
+    held_out = held_out_indices(dataset.labels, size)
+    return dataset.take(np.delete(np.arange(len(dataset)), held_out)), dataset.take(
+        held_out
+    )
+
+
+def as_labels(labels: np.ndarray, name: str, num_classes: int | None) -> np.ndarray:
+    """Check integer labels and return them as int32 `[size]`.
+
+    Args:
+        labels: what was read.
+        name: what to call them in a message.
+        num_classes: one more than the largest label; None where it is not yet known.
+
+    Raises:
+        ValueError: not integers, not one axis, negative, or too large.
+    """
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise ValueError(
+            f"{name} must be integers of shape [size], got {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    largest = np.iinfo(np.int32).max if num_classes is None else num_classes - 1
+    bad = np.flatnonzero((labels < 0) | (labels > largest))
+    if bad.size:
+        raise ValueError(
+            f"{name}[{bad[0]}] = {labels[bad[0]]} is out of range; accepted: 0 to "
+            f"{largest} ({bad.size} of {len(labels)} are out of range)"
+        )
+    return labels.astype(np.int32)
+
+
+def as_image_batch(images: np.ndarray, name: str) -> np.ndarray:
+    """Check shape, dtype and range; return `[size, height, width, channels]`.
+
+    uint8 stays uint8, float32 and float64 stay what they are.
+
+    Raises:
+        ValueError: another rank or dtype, no image, or floats outside [0, 1].
+    """
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            f"{name} must be [size, height, width] or [size, height, width, channels], "
+            f"got shape {list(images.shape)}"
+        )
+    if images.dtype not in (np.uint8, np.float32, np.float64):
+        raise ValueError(
+            f"{name} must be uint8, or float32 or float64 in [0, 1], got {images.dtype}"
+        )
+    if images.size == 0:
+        raise ValueError(f"{name} holds no image: shape {list(images.shape)}")
+    if images.dtype != np.uint8:
+        _refuse(images, ~((images >= 0) & (images <= 1)), name, "accepted: 0 to 1, raw")
+    return images[..., np.newaxis] if images.ndim == 3 else images
+
+
+def as_levels(images: np.ndarray, name: str) -> np.ndarray:
+    """Return images from `as_image_batch` as uint8, without loss.
+
+    Raises:
+        ValueError: a float image that is not made of multiples of 1/255.
+    """
+    if images.dtype == np.uint8:
+        return images
+    levels = np.round(images * 255)
+    off_level = np.abs(images * 255 - levels) > _LEVEL_TOLERANCE
+    _refuse(
+        images,
+        off_level,
+        name,
+        "accepted: multiples of 1/255, since data are kept as uint8; if rounding is "
+        "meant, store np.round(images * 255).astype(np.uint8)",
+    )
+    return levels.astype(np.uint8)
+
+
+def _refuse(images: np.ndarray, is_bad: np.ndarray, name: str, accepted: str) -> None:
+    if is_bad.any():
+        first = np.unravel_index(np.argmax(is_bad), images.shape)
+        where = ", ".join(str(index) for index in first)
+        raise ValueError(
+            f"{name}[{where}] = {images[first]}; {accepted} "
+            f"({np.count_nonzero(is_bad)} of {images.size} values are not)"
+        )
