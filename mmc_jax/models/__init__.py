@@ -18,6 +18,7 @@ Each backbone has a file; `heads` has what they share, from mean image to logits
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ import jax
 from mmc_jax.centers import check_center_sizes
 from mmc_jax.models.cnn import CNN
 from mmc_jax.models.heads import CENTER_KINDS, HEADS, Classifier
+from mmc_jax.models.resnet import ResNet
+from mmc_jax.models.wide_resnet import WideResNet
 from mmc_jax.types import Array, Variables
 
 DTYPES = ("float32", "bfloat16")
@@ -48,6 +51,14 @@ def _make_cnn(*, feature_dim: int, dtype: str, axis_name: str | None) -> nn.Modu
 
 MODELS: dict[str, Backbone] = {
     "cnn": Backbone(_make_cnn, 256),
+    "resnet20_v1": Backbone(functools.partial(ResNet, num_blocks=3, version=1), 64),
+    "resnet32_v1": Backbone(functools.partial(ResNet, num_blocks=5, version=1), 64),
+    "resnet110_v1": Backbone(functools.partial(ResNet, num_blocks=18, version=1), 64),
+    "resnet20_v2": Backbone(functools.partial(ResNet, num_blocks=3, version=2), 256),
+    "resnet32_v2": Backbone(functools.partial(ResNet, num_blocks=5, version=2), 256),
+    "resnet110_v2": Backbone(functools.partial(ResNet, num_blocks=18, version=2), 256),
+    "wide_resnet_28_10": Backbone(functools.partial(WideResNet, num_blocks=4), 640),
+    "wide_resnet_34_10": Backbone(functools.partial(WideResNet, num_blocks=5), 640),
 }
 """Every model that a config may name."""
 

@@ -87,6 +87,6 @@ def _check_images(images: Array) -> None:
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
     if images.ndim != 4 or not is_float:
         raise ValueError(
-            "images must be floats in [0, 1] of shape [batch, height, width, channels], "
+            "images must be floats in [0, 1], [batch, height, width, channels]; "
             f"got {images.dtype} of shape {images.shape}"
         )
