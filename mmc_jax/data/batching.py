@@ -1,0 +1,107 @@
+"""From a data set held on the device as uint8 to the batch of a step.
+
+Training: `to_device` once; then, in one jitted loop, `epoch_permutation` once an epoch
+and `to_batch` in every step. Evaluation: `pad_batches` on the host, whose masks make
+every image count exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from mmc_jax.data.arrays import ArrayDataset
+from mmc_jax.types import Array, Batch
+
+
+@struct.dataclass
+class DeviceDataset:
+    """One split on the device; a pytree, so it goes into jitted functions as it is."""
+
+    images: Array
+    """uint8 `[size, height, width, channels]`."""
+    labels: Array
+    """int32 `[size]`."""
+
+
+def to_device(dataset: ArrayDataset) -> DeviceDataset:
+    """Copy a split to the default device."""
+    return DeviceDataset(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+
+
+def to_float(images: Array) -> Array:
+    """Return uint8 levels as float32 level / 255, bit for bit what numpy gives."""
+    chex.assert_type(images, jnp.uint8)
+    # XLA would multiply by a rounded 1/255 if it could see the constant.
+    highest = jax.lax.optimization_barrier(jnp.float32(255))
+    return images.astype(jnp.float32) / highest
+
+
+def to_batch(dataset: DeviceDataset, indices: Array, positions: Array) -> Batch:
+    """Gather a batch on the device.
+
+    Args:
+        dataset: where to gather from.
+        indices: int32 `[batch]`, which examples; in range (not checked when traced).
+        positions: int32 `[batch]`, their positions in the whole step's batch, by which
+            random draws are keyed.
+    """
+    chex.assert_rank([indices, positions], 1)
+    chex.assert_equal_shape([indices, positions])
+    return Batch(
+        images=to_float(jnp.take(dataset.images, indices, axis=0, mode="clip")),
+        labels=jnp.take(dataset.labels, indices, axis=0, mode="clip"),
+        positions=positions,
+    )
+
+
+def epoch_permutation(key: Array, epoch: Array | int, size: int) -> Array:
+    """Return the order of an epoch: a permutation of 0 to size - 1, int32 `[size]`.
+
+    Args:
+        key: one key for all epochs of a run; `epoch` is folded into it.
+        epoch: from 0.
+        size: number of training examples.
+    """
+    return jax.random.permutation(jax.random.fold_in(key, epoch), size)
+
+
+def pad_batches(
+    *columns: np.ndarray, batch_size: int
+) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """Cut columns into batches of one size, the last one filled up and masked.
+
+    Args:
+        *columns: arrays of one length (images, labels, ...), at least one example.
+        batch_size: examples per batch, at least 1.
+
+    Returns:
+        Pairs of (one `[batch_size, ...]` array per column, mask). The mask, bool
+        `[batch_size]`, is False where the last example was repeated to fill up.
+
+    Raises:
+        ValueError: no column, no example, lengths that differ, or a bad `batch_size`.
+    """
+    lengths = [len(column) for column in columns]
+    if not lengths or lengths[0] == 0 or len(set(lengths)) != 1:
+        raise ValueError(
+            "columns must have one length, at least 1, in common; got lengths "
+            f"{lengths}"
+        )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
+        raise ValueError(f"batch_size must be an int, got {batch_size!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return _padded(columns, lengths[0], batch_size)
+
+
+def _padded(columns, size, batch_size):
+    for start in range(0, size, batch_size):
+        positions = np.arange(start, start + batch_size)
+        indices = np.minimum(positions, size - 1)
+        yield tuple(column[indices] for column in columns), positions < size
