@@ -19,6 +19,12 @@ from mmc_jax.data.arrays import ArrayDataset
 from mmc_jax.types import Array, Batch
 
 
+# XLA turns a division by 255 into a product with a rounded 1/255, which is off by a bit
+# for every second level; with the rest of 1/255 added the product is exact again.
+_RECIPROCAL = np.float32(1 / 255)
+_RECIPROCAL_REST = np.float32(1 / 255 - float(_RECIPROCAL))
+
+
 @struct.dataclass
 class DeviceDataset:
     """One split on the device; a pytree, so it goes into jitted functions as it is."""
@@ -37,9 +43,8 @@ def to_device(dataset: ArrayDataset) -> DeviceDataset:
 def to_float(images: Array) -> Array:
     """Return uint8 levels as float32 level / 255, bit for bit what numpy gives."""
     chex.assert_type(images, jnp.uint8)
-    # XLA would multiply by a rounded 1/255 if it could see the constant.
-    highest = jax.lax.optimization_barrier(jnp.float32(255))
-    return images.astype(jnp.float32) / highest
+    levels = images.astype(jnp.float32)
+    return levels * _RECIPROCAL + levels * _RECIPROCAL_REST
 
 
 def to_batch(dataset: DeviceDataset, indices: Array, positions: Array) -> Batch:
