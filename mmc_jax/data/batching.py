@@ -20,8 +20,9 @@ from mmc_jax.types import Array, Batch
 
 
 # XLA turns a division by 255 into a product with a rounded 1/255, which is off by a bit
-# for every second level; with the rest of 1/255 added the product is exact again.
-_RECIPROCAL = np.float32(1 / 255)
+# for every second level. 1/255 in two parts, the first so short that its product with
+# a level is exact, gives the correctly rounded quotient, fused multiply-add or not.
+_RECIPROCAL = np.float32(round(2**23 / 255) / 2**23)
 _RECIPROCAL_REST = np.float32(1 / 255 - float(_RECIPROCAL))
 
 
