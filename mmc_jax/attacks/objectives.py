@@ -1,0 +1,197 @@
+"""Attack objectives: what an attack minimises, one number an example.
+
+`logits` h is `[batch, num_classes]`, `labels` y are the true labels `[batch]`, and
+`targets` t are `[batch]` or None (untargeted). Each objective returns `[batch]` and
+reduces over nothing. Lower is better for the attacker, everywhere: attacks never flip
+a sign.
+
+All of them are invariant to a constant added to the logits of an example, up to that
+constant itself: logits of a Mahalanobis head are never positive, so a mask is minus
+infinity, not a number that happens to be small.
+
+Which to use: on logits that are distances, `cross_entropy` saturates to a gradient of
+exactly zero; `margin`, `own_class`, `dlr` and `pairwise_margin` do not.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mmc_jax.types import Array, Objective
+
+
+def cross_entropy(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Return -CE(h, y), or CE(h, t) when targeted.
+
+    CE(h, k) = log sum_j exp(h_j) - h_k. For distances to far-apart centers the softmax
+    underflows and the gradient is exactly zero in float32.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, or None.
+
+    Returns:
+      `[batch]`.
+
+    Reference: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples".
+    """
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    if targets is None:
+        return _entry(log_probabilities, labels)
+    return -_entry(log_probabilities, targets)
+
+
+def margin(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Return h_y - max_{k!=y} h_k, or max_{k!=t} h_k - h_t when targeted.
+
+    Negative means success.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, or None.
+
+    Returns:
+      `[batch]`.
+
+    Reference: Carlini and Wagner 2017, "Towards Evaluating the Robustness of Neural
+    Networks", their f_6 without the hinge.
+    """
+    if targets is None:
+        return _entry(logits, labels) - _best_other(logits, labels)
+    return _best_other(logits, targets) - _entry(logits, targets)
+
+
+def own_class(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Return h_y, or -h_t when targeted.
+
+    On a Mahalanobis head, h_k = -||z - mu_k||^2, this moves the features away from the
+    center of their class or towards the target's: the MMC loss turned against itself.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, or None.
+
+    Returns:
+      `[batch]`.
+
+    Reference: Pang et al. 2020, "Rethinking Softmax Cross-Entropy Loss for Adversarial
+    Robustness", adaptive attack objectives of the first type.
+    """
+    if targets is None:
+        return _entry(logits, labels)
+    return -_entry(logits, targets)
+
+
+def dlr(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Return the difference of logits ratio.
+
+    (h_y - max_{k!=y} h_k) / (h_(1) - h_(3)), or, when targeted,
+    (h_y - h_t) / (h_(1) - (h_(3) + h_(4)) / 2), with h_(i) the i-th largest logit.
+    Invariant to shifts and to positive rescaling of the logits. Where the denominator
+    is zero the numerator is returned.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, or None.
+
+    Returns:
+      `[batch]`.
+
+    Raises:
+      ValueError: fewer than 3 classes (4 when targeted).
+
+    Reference: Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with
+    an Ensemble of Diverse Parameter-free Attacks", equations 6 and 7.
+    """
+    needed = 3 if targets is None else 4
+    num_classes = logits.shape[-1]
+    if num_classes < needed:
+        kind = "dlr" if targets is None else "targeted dlr"
+        raise ValueError(f"{kind} needs at least {needed} classes; got {num_classes}.")
+    largest, _ = jax.lax.top_k(logits, needed)
+    if targets is None:
+        numerator = margin(logits, labels)
+        spread = largest[:, 0] - largest[:, 2]
+    else:
+        numerator = _entry(logits, labels) - _entry(logits, targets)
+        spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+    return numerator / jnp.where(spread > 0, spread, 1.0)
+
+
+def pairwise_margin(
+    logits: Array, labels: Array, targets: Array | None = None
+) -> Array:
+    """Return h_y - h_t.
+
+    On a Mahalanobis head with centers of equal norm this is 2 <z, mu_y - mu_t>: linear
+    in the features, so it never saturates.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, required.
+
+    Returns:
+      `[batch]`.
+
+    Raises:
+      ValueError: no targets.
+
+    Reference: Pang et al. 2020, adaptive attack objectives of the second type.
+    """
+    if targets is None:
+        raise ValueError(
+            "pairwise_margin needs targets [batch]; got None. Pass targets=..., or "
+            "wrap the attack in with_random_targets."
+        )
+    return _entry(logits, labels) - _entry(logits, targets)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "own_class": own_class,
+    "dlr": dlr,
+    "pairwise_margin": pairwise_margin,
+}
+
+
+def resolve_objective(objective: str | Objective) -> Objective:
+    """Return the objective of that name, or the function itself.
+
+    Args:
+      objective: a key of `OBJECTIVES`, or any function with an objective's signature.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: an unknown name, or neither a name nor a function.
+    """
+    if isinstance(objective, str) and objective in OBJECTIVES:
+        return OBJECTIVES[objective]
+    if isinstance(objective, str) or not callable(objective):
+        raise ValueError(
+            f"objective must be one of {', '.join(sorted(OBJECTIVES))}, or a function "
+            f"(logits, labels, targets) -> [batch]; got {objective!r}."
+        )
+    return objective
+
+
+def _is_class(logits: Array, classes: Array) -> Array:
+    """Return the mask `[batch, num_classes]` of each example's class."""
+    return classes[:, None] == jnp.arange(logits.shape[-1])[None, :]
+
+
+def _entry(values: Array, classes: Array) -> Array:
+    # A masked sum rather than a gather: its gradient is a select, not a scatter.
+    return jnp.sum(jnp.where(_is_class(values, classes), values, 0), axis=-1)
+
+
+def _best_other(logits: Array, classes: Array) -> Array:
+    return jnp.max(jnp.where(_is_class(logits, classes), -jnp.inf, logits), axis=-1)

@@ -1,0 +1,217 @@
+"""Passes through the model: what an attack learns from running it.
+
+A pass judges candidate images and, where asked, returns the gradient of the objective.
+All that white-box attacks run goes through here, once: the forward pass, the gradient,
+averaging over the samples of a randomised model, the fast lowering of convolution
+gradients, and the rules for NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from mmc_jax.attacks import door
+from mmc_jax.lowering import canonical_convolutions
+from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
+
+_T = TypeVar("_T")
+
+UNSEEN, CORRECT, WRONG, ON_TARGET, INVALID = range(-1, 4)
+"""Ranks of an iterate: a higher one is kept before any lower one.
+
+Wrong beats correct whatever the objective says; a targeted attack prefers the target to
+any other wrong class. Logits with a NaN outrank all, so that they reach the user.
+"""
+
+
+class Judgement(NamedTuple):
+    """What is known of one iterate."""
+
+    rank: Array
+    """int32 `[batch]`: _T = TypeVar("_T")
+
+UNSEEN, CORRECT, WRONG, ON_TARGET or INVALID."""
+    objective: Array
+    """float32 `[batch]`, lower is better; never NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What an attack tries to solve: the model, the labels and the objective."""
+
+    logits_fn: LogitsFn | StochasticLogitsFn
+    labels: Array
+    targets: Array | None
+    objective: Objective
+    num_eot_samples: int
+
+    @property
+    def success_rank(self) -> int:
+        """The rank from which an iterate counts as a success."""
+        return WRONG if self.targets is None else ON_TARGET
+
+    @property
+    def num_samples(self) -> int:
+        """Samples a pass averages over; a deterministic model needs one."""
+        is_random = isinstance(self.logits_fn, StochasticLogitsFn)
+        return self.num_eot_samples if is_random else 1
+
+
+def forward_pass(problem: Problem, images: Array, keys: Array) -> Judgement:
+    """Judge images by one forward pass, without a gradient.
+
+    Args:
+      problem: what is being solved.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+
+    Returns:
+      The judgement of `images`.
+    """
+    return _judge(
+        problem,
+        _average(problem, lambda sample: _objective(problem, images, sample)[1], keys),
+    )
+
+
+def gradient_pass(
+    problem: Problem, images: Array, keys: Array
+) -> tuple[Judgement, Array]:
+    """Judge images and differentiate the objective, in one forward and one backward.
+
+    Expectation over transformation (Athalye et al. 2018): objectives, logits and
+    gradients of a randomised model are means over `num_eot_samples` samples.
+
+    Args:
+      problem: what is being solved.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+
+    Returns:
+      The judgement of `images`, and the gradient, like `images`, finite everywhere: a
+      NaN entry is 0, an infinite one the largest finite number.
+    """
+
+    def sampled(sample: Array) -> tuple[tuple[Array, Array], Array]:
+        differentiate = jax.value_and_grad(
+            lambda images: _objective(problem, images, sample), has_aux=True
+        )
+        (_, judged), gradient = canonical_convolutions(differentiate)(images)
+        return judged, jnp.nan_to_num(gradient, nan=0.0)
+
+    judged, gradient = _average(problem, sampled, keys)
+    return _judge(problem, judged), gradient
+
+
+def num_classes(problem: Problem, images: Array, keys: Array) -> int:
+    """Return the width of the logits, without running the model."""
+    return jax.eval_shape(_logits, problem.logits_fn, images, keys).shape[1]
+
+
+def return_unjudgeable(
+    problem: Problem, images: Array, adv_images: Array, invalid: Array, keys: Array
+) -> Array:
+    """Return the clean image where the model cannot judge even that.
+
+    Where `invalid` (the logits of `adv_images` have a NaN) and the clean logits are
+    finite, the offending image stays, for the evaluation to see. The model runs only if
+    something is invalid.
+    """
+
+    def check_clean(keys: Array) -> Array:
+        hopeless = invalid & (forward_pass(problem, images, keys).rank == INVALID)
+        return jnp.where(hopeless[:, None, None, None], images, adv_images)
+
+    return if_needed(jnp.any(invalid), check_clean, keys, adv_images)
+
+
+def if_needed(needed: Array, run: Callable[[Array], _T], keys: Array, known: _T) -> _T:
+    """Return `run(keys)` if `needed`, else `known`, without running anything.
+
+    Args:
+      needed: scalar bool.
+      run: from `[batch]` keys to a pytree like `known`.
+      keys: `[batch]`, of this run alone.
+      known: the answer otherwise.
+
+    Returns:
+      One of the two.
+    """
+    # Under vmap a cond becomes a select over all it closes over, and selecting between
+    # a key and itself counts as reusing it: the keys cross as plain numbers.
+    impl, data = jax.random.key_impl(keys), jax.random.key_data(keys)
+    return jax.lax.cond(
+        needed,
+        lambda: run(jax.random.wrap_key_data(data, impl=impl)),
+        lambda: known,
+    )
+
+
+# Inlined, so that its one effect is that all passes of all attacks share one trace.
+@partial(jax.jit, inline=True)
+def _logits(
+    logits_fn: LogitsFn | StochasticLogitsFn, images: Array, keys: Array
+) -> Array:
+    if isinstance(logits_fn, StochasticLogitsFn):
+        logits = logits_fn(images, keys)
+    else:
+        logits = logits_fn(images)
+    shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
+    if shape is None or len(shape) != 2 or shape[0] != images.shape[0] or shape[1] < 2:
+        raise ValueError(
+            f"logits_fn must return logits [batch, num_classes] with batch = "
+            f"{images.shape[0]} and at least 2 classes; got "
+            f"{type(logits).__name__ if shape is None else shape}."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"logits_fn must return floating-point logits; got {dtype}.")
+    return logits.astype(jnp.float32)
+
+
+def _objective(
+    problem: Problem, images: Array, keys: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """Return the summed objective, and (objective `[batch]`, logits)."""
+    logits = _logits(problem.logits_fn, images, keys)
+    values = problem.objective(logits, problem.labels, problem.targets)
+    if values.shape != problem.labels.shape:
+        raise ValueError(
+            f"objective must return [batch] = {problem.labels.shape}; got "
+            f"{values.shape}."
+        )
+    return jnp.sum(values), (values, logits)
+
+
+def _average(problem: Problem, sampled: Callable[[Array], Any], keys: Array) -> Any:
+    """Average `sampled(keys of a sample)` over samples, one in memory at a time."""
+    if problem.num_samples == 1:
+        return sampled(door.fold_each(keys, 0))
+
+    def add(sample: Array, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, sampled(door.fold_each(keys, sample)))
+
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sampled, keys)
+    )
+    total = jax.lax.fori_loop(0, problem.num_samples, add, zeros)
+    return jax.tree.map(lambda leaf: leaf / problem.num_samples, total)
+
+
+def _judge(problem: Problem, judged: tuple[Array, Array]) -> Judgement:
+    values, logits = judged
+    predictions = jnp.argmax(logits, axis=1)
+    rank = jnp.where(predictions == problem.labels, CORRECT, WRONG)
+    if problem.targets is not None:
+        rank = jnp.where(predictions == problem.targets, ON_TARGET, rank)
+    invalid = jnp.any(jnp.isnan(logits), axis=1)
+    values = jnp.where(jnp.isnan(values), jnp.inf, values.astype(jnp.float32))
+    return Judgement(
+        rank=jnp.where(invalid, INVALID, rank).astype(jnp.int32),
+        objective=jnp.where(invalid, -jnp.inf, values),
+    )
