@@ -1,6 +1,66 @@
-"""Adversarial attacks: jitted functions of a `logits_fn`, a key, images, labels."""
+"""Adversarial attacks: jitted functions of a `logits_fn`, a key, images, labels.
+
+    from mmc_jax import attacks
+
+    adv_images = attacks.pgd(logits_fn, key, images, labels, epsilon=8 / 255)
+
+Every attack is `attack(logits_fn, key, images, labels, *, targets=None,
+bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and `scan`;
+`gradient_sign` explains the arguments that all share. In reading order:
+
+- `objectives`: what is minimised; `projections`: where an attack may go.
+- `door`: checks and casts; `passes`: running the model; `descent`: the engine.
+- `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
+- `targets`: random targets; `binding`: attacks as plain data.
+
+A new attack is one file, and its name in this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from mmc_jax.attacks import objectives, projections
+from mmc_jax.attacks.binding import BoundAttack, bind
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
+from mmc_jax.attacks.objectives import OBJECTIVES
+from mmc_jax.attacks.targets import random_targets, with_random_targets
+from mmc_jax.attacks.transforms import gaussian_noise, rotation
+from mmc_jax.types import Array
 
-__all__ = ["bim", "fgsm", "mim", "objectives", "pgd", "projections"]
+ATTACKS: dict[str, Callable[..., Array]] = {
+    attack.__name__: attack
+    for attack in (bim, fgsm, gaussian_noise, mim, pgd, rotation)
+}
+
+__all__ = [
+    "ATTACKS",
+    "OBJECTIVES",
+    "BoundAttack",
+    "make_attack",
+    "objectives",
+    "projections",
+    "random_targets",
+    "with_random_targets",
+    *ATTACKS,
+]
+
+
+def make_attack(name: str, **hyperparameters: Any) -> BoundAttack:
+    """Bind an attack by name: `make_attack("pgd", epsilon=8 / 255, num_steps=10)`.
+
+    Args:
+      name: a key of `ATTACKS`.
+      **hyperparameters: that attack's keyword arguments, `targets` excepted; plain data
+        only, an objective by its name in `OBJECTIVES`.
+
+    Returns:
+      An attack `(logits_fn, key, images, labels, *, targets=None) -> adv_images`,
+      usable as a static argument: hashable, and equal when equal.
+
+    Raises:
+      ValueError: an unknown name or hyperparameter (the message lists the known ones),
+        a required one missing, or a value that is not plain data.
+    """
+    return bind(ATTACKS, name, hyperparameters)
