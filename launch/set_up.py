@@ -74,15 +74,14 @@ def _create() -> None:
 def _install(extras: str) -> None:
     print(f"Installing mmc_jax[{extras}] into .venv (a few minutes) ...", flush=True)
     start = time.monotonic()
-    command = [str(_VENV_PYTHON), "-m", "pip", "install", "--quiet", "--no-input"]
+    command = [str(_VENV_PYTHON), "-m", "pip", "install", "-qq", "--no-input"]
     command += ["--disable-pip-version-check", "--constraint", "constraints.txt"]
     command += ["--editable", f".[{extras}]"]
     if subprocess.run(command, cwd=_ROOT, stdin=subprocess.DEVNULL).returncode:
         sys.exit(
             "pip could not install what constraints.txt names: its message is above.\n"
-            "It needs a package index: check the network, or point pip to a mirror or "
-            "a folder of wheels\n"
-            "(PIP_INDEX_URL, PIP_FIND_LINKS), then run make again: it goes on from here."
+            "It needs a package index: check the network, or point pip to a mirror or\n"
+            "a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS). Then run make again."
         )
     print(f"Set up in {time.monotonic() - start:.0f} s.", flush=True)
 
