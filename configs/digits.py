@@ -1,0 +1,19 @@
+"""Scikit-learn's handwritten digits, 8x8: the main job in seconds, without a network.
+
+    python launch/train.py --config=configs/digits.py:loss=mmc --workdir=runs/digits_mmc
+
+`make quickstart` trains three models on it and attacks them.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Return the config; see `common.ARGUMENTS` for what `arg` accepts."""
+    args = common.parse_arg(arg, loss="mmc", adv="none", eps=0.1, model="cnn")
+    config = common.base_config(args)
+    config.dataset = "digits"
+    config.validation_size = 200
+    config.num_epochs = 40
+    config.optimizer.boundaries = (31,)
+    return common.shrink(config) if args.runlocal else config

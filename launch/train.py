@@ -1,0 +1,59 @@
+"""Train a model.
+
+    python launch/train.py --config=configs/mnist.py:loss=mmc --workdir=runs/mnist_mmc
+    python launch/train.py --config=configs/cifar10.py:loss=mmc,adv=pgd,eps=8/255 \
+        --config.optimizer.learning_rate=0.02 --workdir=runs/cifar10_mmc_adv
+
+Killed or interrupted, the same command goes on from the last checkpoint. The work
+directory gets the resolved config, versions and seed (run.json), one line a log step
+(metrics.jsonl), TensorBoard files and checkpoints.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mmc_jax.checkpoint import CheckpointError
+from mmc_jax.train import NonFiniteLossError, train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="configs/NAME.py:ARGUMENTS, for instance"
+    " configs/mnist.py:loss=mmc,adv=pgd,eps=0.3",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is written, and gone on with if it is there."
+)
+_PROGRESS = flags.DEFINE_bool("progress", True, "Whether to show a progress bar.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Train, and say in one line what went wrong where something did."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.INFO)
+    try:
+        train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(_fail(error, 2))
+    except (NonFiniteLossError, CheckpointError) as error:
+        sys.exit(_fail(error, 1))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoint.")
+        sys.exit(130)
+    print(f"Done. To attack it: python launch/evaluate.py --workdir={_WORKDIR.value}")
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    # configs/ is imported as a package, from wherever this script is started.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+    app.run(main)

@@ -1,0 +1,236 @@
+"""The train state and the one train step.
+
+One body serves one device, `pmap` and `jit` with shardings; adversarial training is
+the same step with an attack. `make_multi_step` runs many of them in one call on the
+device, drawing its batches there.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from mmc_jax import models
+from mmc_jax.data import DeviceDataset, to_batch
+from mmc_jax.lowering import canonical_convolutions
+from mmc_jax.types import Array, Attack, Batch, LossFn, Metrics, Variables
+
+Augment = Callable[[Array, Array], Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and returns, whole and replicated."""
+
+    step: Array
+    """int32 scalar: the number of steps taken."""
+    params: Any
+    model_state: Any
+    """The model's other collections: `batch_stats`, `centers`, `preprocessing`."""
+    opt_state: optax.OptState
+    average: Any
+    """Exponential moving averages of `params` and `batch_stats`, or None."""
+    model: nn.Module = struct.field(pytree_node=False)
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    ema_decay: float = struct.field(pytree_node=False, default=0.0)
+
+    @property
+    def variables(self) -> Variables:
+        """The variables that are trained."""
+        return {"params": self.params, **self.model_state}
+
+    @property
+    def eval_variables(self) -> Variables:
+        """The variables to judge: the averages where they are kept."""
+        return {**self.variables, **(self.average or {})}
+
+
+def create_train_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    image_shape: tuple[int, ...],
+    *,
+    mean_image: Array | None = None,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """Initialise the model and its optimiser.
+
+    Args:
+      model: from `models.create`.
+      optimizer: from optax.
+      key: typed key, consumed.
+      image_shape: (height, width, channels).
+      mean_image: what the model's first line subtracts, shaped `image_shape`, in
+        [0, 1]; default zero.
+      ema_decay: decay of the moving average of the weights, in [0, 1); 0 keeps none.
+
+    Returns:
+      A state at step 0.
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = jax.jit(functools.partial(model.init, train=False))(key, images)
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    if mean_image is not None:
+        model_state["preprocessing"] = {"mean": jnp.asarray(mean_image, jnp.float32)}
+    params = variables["params"]
+    average = None
+    if ema_decay:
+        stats = {k: v for k, v in model_state.items() if k == "batch_stats"}
+        # Copies, since a step's state is donated and no buffer may be in it twice.
+        average = jax.tree.map(jnp.copy, {"params": params, **stats})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        average=average,
+        model=model,
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+    )
+
+
+def example_keys(key: Array, purpose: str, positions: Array) -> Array:
+    """Derive one key an example for one purpose.
+
+    fold_in(fold_in(key, crc32(purpose)), position): the draws depend on the example's
+    place in the whole batch and on nothing else, so they are the same on any number
+    of devices.
+
+    Args:
+      key: typed key of the step; not consumed.
+      purpose: what the draws are for.
+      positions: int32 `[batch]`.
+
+    Returns:
+      keys `[batch]`.
+    """
+    base = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
+    return jax.vmap(jax.random.fold_in, (None, 0))(base, positions)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    loss_fn: LossFn,
+    attack: Attack | None = None,
+    augment: Augment | None = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Take one step on the mean loss of a batch.
+
+    The batch is augmented, then attacked with the model in inference mode; the
+    gradient is taken in training mode on what comes out, and the running statistics
+    follow the same images.
+
+    Args:
+      state: the state before.
+      batch: one device's share of the step's batch.
+      key: typed key of this step, the same on every device; not consumed.
+      loss_fn: (output, labels, variables) -> `[batch]`.
+      attack: bound attack for adversarial training; None trains on clean images.
+      augment: (keys `[batch]`, images) -> images; None leaves them as they are.
+      axis_name: the mapped axis to average over; None outside `pmap`.
+
+    Returns:
+      The state after, and `loss`, `accuracy` (on the images trained on) and
+      `gradient_norm`, averaged over the whole batch.
+    """
+    images = batch.images
+    if augment is not None:
+        images = augment(example_keys(key, "augment", batch.positions), images)
+    if attack is not None:
+        logits_fn = models.make_logits_fn(state.model, state.variables)
+        keys = example_keys(key, "attack", batch.positions)
+        images = attack(logits_fn, keys, images, batch.labels)
+
+    def mean_loss(params):
+        variables = {**state.model_state, "params": params}
+        output, updates = state.model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        losses = loss_fn(output, batch.labels, variables)
+        chex.assert_shape(losses, batch.labels.shape)
+        correct = jnp.argmax(output.logits, -1) == batch.labels
+        return jnp.mean(losses), (updates, jnp.mean(correct, dtype=jnp.float32))
+
+    (loss, (updates, accuracy)), gradients = jax.value_and_grad(
+        mean_loss, has_aux=True
+    )(state.params)
+    metrics = {"loss": loss, "accuracy": accuracy}
+    if axis_name is not None:
+        gradients, updates, metrics = lax.pmean(
+            (gradients, updates, metrics), axis_name
+        )
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    return _apply_gradients(state, gradients, updates), metrics
+
+
+def _apply_gradients(state: TrainState, gradients, updates) -> TrainState:
+    changes, opt_state = state.optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, changes)
+    average = state.average
+    if average is not None:
+        new = {"params": params, **updates}
+        average = optax.incremental_update(new, average, 1.0 - state.ema_decay)
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        model_state={**state.model_state, **updates},
+        opt_state=opt_state,
+        average=average,
+    )
+
+
+def make_multi_step(
+    step_fn: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Run many steps in one call, drawing the batches on the device.
+
+    Args:
+      step_fn: `train_step` with its keyword arguments bound.
+
+    Returns:
+      (state, dataset, indices int32 `[max_steps, batch]`, positions int32 `[batch]`,
+      num_steps, key) -> (state, the mean of each metric over the first `num_steps`
+      rows of `indices`). `num_steps` is dynamic; `key` is folded with the state's
+      step, so results do not depend on how steps are grouped into calls.
+    """
+    fast_step = canonical_convolutions(step_fn)
+
+    def multi_step(
+        state: TrainState,
+        dataset: DeviceDataset,
+        indices: Array,
+        positions: Array,
+        num_steps: Array,
+        key: Array,
+    ) -> tuple[TrainState, Metrics]:
+        def body(index, carry):
+            state, sums = carry
+            batch = to_batch(dataset, indices[index], positions)
+            step_key = jax.random.fold_in(key, state.step)
+            state, metrics = fast_step(state, batch, step_key)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        names = ("loss", "accuracy", "gradient_norm")
+        sums = {name: jnp.zeros((), jnp.float32) for name in names}
+        state, sums = lax.fori_loop(0, num_steps, body, (state, sums))
+        return state, jax.tree.map(lambda total: total / num_steps, sums)
+
+    return multi_step

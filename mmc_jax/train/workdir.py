@@ -1,0 +1,170 @@
+"""The work directory: what a run leaves behind, and how to read a model back.
+
+run.json        the resolved config, data set, seed, versions, git revision
+metrics.jsonl   one line a log step
+tensorboard/    the same for TensorBoard
+checkpoints/    the last ones, and the best by validation
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+import mmc_jax
+from mmc_jax import models
+from mmc_jax.checkpoint import Checkpointer
+from mmc_jax.train import build
+from mmc_jax.train.step import TrainState, create_train_state
+from mmc_jax.types import LogitsFn, Variables
+
+# A run may go on under other values of these: they change no result before its end.
+_MAY_CHANGE = (
+    "data_dir",
+    "num_devices",
+    "parallel",
+    "steps_per_call",
+    "keep_checkpoints",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    device = jax.devices()[0].device_kind
+    return {
+        "mmc_jax": mmc_jax.__version__,
+        "python": platform.python_version(),
+        **found,
+        "device": f"{jax.local_device_count()} x {device}",
+    }
+
+
+def git_revision() -> str | None:
+    """Return this source tree's revision, with `+` if it has changes, or None."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def open_workdir(
+    workdir: str | pathlib.Path,
+    config: ml_collections.ConfigDict,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+) -> pathlib.Path:
+    """Make a work directory, or check that the run in it is the same one.
+
+    Args:
+      workdir: its path.
+      config: the resolved config.
+      num_classes: of the data set.
+      image_shape: (height, width, channels).
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: if another config was used there; it names the fields that differ.
+    """
+    path = pathlib.Path(workdir)
+    record = path / "run.json"
+    plain = json.loads(config.to_json())
+    if record.exists():
+        before = _flatten(json.loads(record.read_text())["config"])
+        now = _flatten(plain)
+        differing = [
+            f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name not in _MAY_CHANGE
+        ]
+        if differing:
+            raise ValueError(
+                f"{path} holds a run with another config ({'; '.join(differing)});"
+                " use that config, or another work directory"
+            )
+        return path
+    path.mkdir(parents=True, exist_ok=True)
+    content = {
+        "config": plain,
+        "seed": config.seed,
+        "num_classes": num_classes,
+        "image_shape": image_shape,
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    # Written whole or not at all: a killed run must find a readable record.
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(record)
+    return path
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def load(
+    workdir: str | pathlib.Path, *, checkpoint: str = "best"
+) -> tuple[nn.Module, Variables, LogitsFn, ml_collections.ConfigDict]:
+    """Read a trained model back from its work directory.
+
+    Args:
+      workdir: where `launch/train.py` wrote it.
+      checkpoint: `best` by validation, or `last`.
+
+    Returns:
+      The model, its variables (the moving averages where they are kept), its
+      `logits_fn` for the attacks, and its config.
+
+    Raises:
+      FileNotFoundError: if there is no run or no checkpoint there.
+      ValueError: if `checkpoint` is neither `best` nor `last`.
+    """
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint must be 'best' or 'last', got {checkpoint!r}")
+    path = pathlib.Path(workdir)
+    if not (path / "run.json").is_file():
+        raise FileNotFoundError(f"no run.json in {path}: not a work directory of ours")
+    record = json.loads((path / "run.json").read_text())
+    config = ml_collections.ConfigDict(record["config"])
+    model = build.create_model(config, record["num_classes"])
+    template = jax.eval_shape(
+        lambda: create_train_state(
+            model,
+            build.make_optimizer(config, steps_per_epoch=1),
+            jax.random.key(0),
+            tuple(record["image_shape"]),
+            ema_decay=config.optimizer.ema_decay,
+        )
+    )
+    with Checkpointer(path / "checkpoints", keep=config.keep_checkpoints) as saved:
+        restored = saved.restore(template, best=checkpoint == "best")
+    if restored is None:
+        raise FileNotFoundError(f"no checkpoint in {path}: the run saved none yet")
+    state: TrainState = restored[1]
+    variables = jax.tree.map(jnp.asarray, state.eval_variables)
+    return model, variables, models.make_logits_fn(model, variables), config
