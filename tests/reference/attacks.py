@@ -131,17 +131,20 @@ def choose(
 ) -> np.ndarray:
     """Return the iterate an attack hands back.
 
-    `last` is the last one (Madry et al., ICLR 2018). `best` is the lowest objective
-    among the successful iterates, or among all where none succeeds (worst case over the
-    visited points: Carlini et al., "On Evaluating Adversarial Robustness", 2019).
-    `stop_on_success` hands back the first success.
+    `last` is the last one (Madry et al., ICLR 2018). `best` is the worst case over the
+    visited points, the start among them (Carlini et al., "On Evaluating Adversarial
+    Robustness", 2019): a success before any other, then a misclassified one, since
+    under a targeted attack, too, accuracy counts the true label (Pang et al., ICLR
+    2020, Section 4), then the lowest objective. `stop_on_success` hands back the first
+    success.
     """
     ranked = []
     for index, image in enumerate(images):
         logits = model.logits(image)
         value, _ = objective(logits, label, target)
         success = is_success(logits, label, target)
+        misclassified = is_success(logits, label, None)
         if success and stop_on_success:
             return image
-        ranked.append((not success, value, index))
-    return images[-1] if keep == "last" else images[min(ranked)[2]]
+        ranked.append((not success, not misclassified, value, index))
+    return images[-1] if keep == "last" else images[min(ranked)[3]]
