@@ -140,6 +140,25 @@ class DataSplits:
         found = (len(self.train) + len(self.validation), len(self.test))
         return found != self.full_sizes
 
+    def class_parents(self) -> np.ndarray:
+        """Return the coarse label of each class, int32 `[num_classes]`.
+
+        Raises:
+            ValueError: no coarse labels, or a class with none or with several.
+        """
+        train = self.train
+        if train.coarse_labels is None:
+            raise ValueError(f"{self.name} has no coarse labels")
+        parents = np.full(self.num_classes, -1, np.int32)
+        parents[train.labels] = train.coarse_labels
+        unclear = np.flatnonzero(parents[train.labels] != train.coarse_labels)
+        if unclear.size or parents.min() < 0:
+            label = train.labels[unclear[0]] if unclear.size else np.argmin(parents)
+            raise ValueError(
+                f"class {label} of {self.name} must have exactly one coarse label"
+            )
+        return parents
+
 
 def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
     """Choose `size` examples, stratified by label: the same ones on every call.

@@ -18,7 +18,6 @@ from flax import struct
 from mmc_jax.data.arrays import ArrayDataset
 from mmc_jax.types import Array, Batch
 
-
 # XLA turns a division by 255 into a product with a rounded 1/255, which is off by a bit
 # for every second level. 1/255 in two parts, the first so short that its product with
 # a level is exact, gives the correctly rounded quotient, fused multiply-add or not.

@@ -135,8 +135,15 @@ def _read_array_record(directory: pathlib.Path, name: str, prepared: _Prepared):
             download=False,
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
         )
-        # All records in one call: one by one takes ten times as long.
-        examples.append(_decode(source.__getitems__(range(len(source))), name))
+        try:  # All records in one call: one by one takes ten times as long.
+            records = source.__getitems__(range(len(source)))
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"the {split} records of {name} in "
+                f"{directory / name / prepared.version} are damaged or missing; "
+                f"prepare the data set again: {error}"
+            ) from error
+        examples.append(_decode(records, name))
     return examples, tuple(source.dataset_info.features["label"].names)
 
 
@@ -197,7 +204,12 @@ def _prepare(directory: pathlib.Path, name: str) -> _Prepared:
     _hide_accelerators_from_tensorflow()
     _LOG.info("downloading and preparing %s in %s", name, directory)
     builder = tfds.builder(name, data_dir=directory, file_format="array_record")
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except OSError as error:
+        raise arrays.DataNotFoundError(
+            f"no prepared {name} in {directory}, and preparing it failed: {error}"
+        ) from error
     return _Prepared(str(builder.version), "array_record")
 
 
@@ -205,8 +217,8 @@ def _how_to_prepare(directory: pathlib.Path, name: str) -> str:
     return (
         "Point data_dir or the environment variable TFDS_DATA_DIR at a directory that "
         "holds it in the array_record format; or prepare it once, which needs "
-        "TensorFlow and a network: pip install 'mmc_jax[tf]', then tfds build "
-        f"{name} --file_format=array_record --data_dir={directory}"
+        "TensorFlow and a network: pip install 'mmc_jax[tf]', then python -c "
+        f"\"from mmc_jax import data; data.load('{name}', data_dir='{directory}')\""
     )
 
 
