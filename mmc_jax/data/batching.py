@@ -36,12 +36,26 @@ class DeviceDataset:
 
 
 def to_device(dataset: ArrayDataset) -> DeviceDataset:
-    """Copy a split to the default device."""
+    """Copy a split to the default device.
+
+    Args:
+        dataset: the split; its coarse labels stay on the host.
+
+    Returns:
+        The same images (uint8) and labels, on the device.
+    """
     return DeviceDataset(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
 
 
 def to_float(images: Array) -> Array:
-    """Return uint8 levels as float32 level / 255, bit for bit what numpy gives."""
+    """Turn levels into floats in [0, 1]: level / 255, bit for bit as numpy rounds it.
+
+    Args:
+        images: uint8, of any shape.
+
+    Returns:
+        float32 of that shape.
+    """
     chex.assert_type(images, jnp.uint8)
     levels = images.astype(jnp.float32)
     return levels * _RECIPROCAL + levels * _RECIPROCAL_REST
@@ -55,6 +69,9 @@ def to_batch(dataset: DeviceDataset, indices: Array, positions: Array) -> Batch:
         indices: int32 `[batch]`, which examples; in range (not checked when traced).
         positions: int32 `[batch]`, their positions in the whole step's batch, by which
             random draws are keyed.
+
+    Returns:
+        The batch, its images float32 in [0, 1].
     """
     chex.assert_rank([indices, positions], 1)
     chex.assert_equal_shape([indices, positions])
@@ -66,12 +83,15 @@ def to_batch(dataset: DeviceDataset, indices: Array, positions: Array) -> Batch:
 
 
 def epoch_permutation(key: Array, epoch: Array | int, size: int) -> Array:
-    """Return the order of an epoch: a permutation of 0 to size - 1, int32 `[size]`.
+    """Draw the order in which an epoch goes through its examples.
 
     Args:
         key: one key for all epochs of a run; `epoch` is folded into it.
         epoch: from 0.
         size: number of training examples.
+
+    Returns:
+        A permutation of 0 to size - 1, int32 `[size]`.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), size)
 

@@ -49,7 +49,7 @@ def load(
     if path == "digits":
         source = _read_digits()
     elif path in tfds_source.SPECS:
-        source = tfds_source.read(path, data_dir)
+        source = tfds_source.read(path, data_dir=data_dir)
     elif path.endswith(".npz"):
         source = read_npz(path)
     else:
@@ -86,6 +86,12 @@ def read_npz(path: str | os.PathLike[str]) -> arrays.SourceData:
     in [0, 1] (data are kept as uint8, and nothing is rounded silently). Labels are
     integers from 0; without `class_names`, their number is one more than the largest
     training label, and every class must have a training image.
+
+    Args:
+        path: the file; other arrays in it are left alone.
+
+    Returns:
+        The training and the test set.
 
     Raises:
         DataNotFoundError: no such file.
@@ -125,6 +131,9 @@ def load_test_arrays(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
 
     Unlike `read_npz` this takes every float image in [0, 1] as it is: nothing is kept
     as uint8.
+
+    Args:
+        path: the file; other arrays in it are left alone.
 
     Returns:
         images, float32 `[size, height, width, channels]` in [0, 1], and labels, int32
