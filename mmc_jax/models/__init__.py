@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ from mmc_jax.models.cnn import CNN
 from mmc_jax.models.heads import CENTER_KINDS, HEADS, Classifier
 from mmc_jax.models.resnet import ResNet
 from mmc_jax.models.wide_resnet import WideResNet
-from mmc_jax.types import Array, Variables
+from mmc_jax.types import Array, ModelOutput, Variables
 
 DTYPES = ("float32", "bfloat16")
 
@@ -142,7 +142,8 @@ class _InferenceLogits:
     model: nn.Module
 
     def __call__(self, variables: Variables, images: Array) -> Array:
-        return self.model.apply(variables, images, train=False).logits
+        output = self.model.apply(variables, images, train=False)
+        return cast(ModelOutput, output).logits
 
 
 def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
