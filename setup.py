@@ -27,8 +27,10 @@ _REQUIRED = [
     # tensorflow-datasets decodes images with it, and does not declare it.
     "pillow>=10",
     "scikit-learn>=1.5",
+    "scipy>=1.14",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.10",
+    "tensorstore>=0.1.70",
     "tqdm>=4.66",
 ]
 
