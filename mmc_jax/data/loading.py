@@ -122,7 +122,7 @@ def read_npz(path: str | os.PathLike[str]) -> arrays.SourceData:
             f"{list(train.image_shape)}; they must agree"
         )
     return arrays.SourceData(
-        train, test, num_classes, label_names, source=f"npz {path}"
+        train, test, num_classes, source=f"npz {path}", label_names=label_names
     )
 
 

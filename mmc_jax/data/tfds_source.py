@@ -20,7 +20,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,8 @@ from mmc_jax.data import arrays
 
 _LOG = logging.getLogger(__name__)
 _SPLITS = ("train", "test")
+_Columns = Mapping[str, np.ndarray]
+_Read = tuple[Sequence[_Columns], tuple[str, ...]]  # One a split; the label names.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def default_data_dir() -> pathlib.Path:
 
 
 def read(
-    name: str, data_dir: str | os.PathLike[str] | None = None
+    name: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> arrays.SourceData:
     """Read the training and test images of a TFDS data set into memory.
 
@@ -123,7 +124,9 @@ def _find_prepared(directory: pathlib.Path, name: str) -> _Prepared | None:
     )
 
 
-def _read_array_record(directory: pathlib.Path, name: str, prepared: _Prepared):
+def _read_array_record(
+    directory: pathlib.Path, name: str, prepared: _Prepared
+) -> _Read:
     import tensorflow_datasets as tfds
 
     examples = []
@@ -170,7 +173,7 @@ def _decode(records: Sequence[bytes], name: str) -> dict[str, np.ndarray]:
     return {"image": images} | {key: np.array(col) for key, col in labels.items()}
 
 
-def _read_tfrecord(directory: pathlib.Path, name: str, prepared: _Prepared):
+def _read_tfrecord(directory: pathlib.Path, name: str, prepared: _Prepared) -> _Read:
     where = directory / name / prepared.version
     if not _has_tensorflow():
         raise arrays.DataNotFoundError(
@@ -233,9 +236,7 @@ def _hide_accelerators_from_tensorflow() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
-def _check(
-    columns: Mapping[str, Any], spec: TfdsSpec, name: str
-) -> arrays.ArrayDataset:
+def _check(columns: _Columns, spec: TfdsSpec, name: str) -> arrays.ArrayDataset:
     images = columns["image"]
     if images.shape[1:] != spec.image_shape:
         raise ValueError(
