@@ -9,7 +9,8 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 `gradient_sign` explains the arguments that all share. In reading order:
 
 - `objectives`: what is minimised; `projections`: where an attack may go.
-- `door`: checks and casts; `passes`: running the model; `descent`: the engine.
+- `door` and `checks`: how an attack is entered; `keys`: randomness per example;
+  `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
 - `targets`: random targets; `binding`: attacks as plain data.
 

@@ -7,24 +7,34 @@ Every step is
 where `direction` is the sign (linf) or the unit vector (l2) of the gradient, or of its
 accumulated momentum, and `project` returns to the epsilon ball and to the box.
 
-Read `descend` first: restarts outside, steps inside, one gradient a step. An example
+Read `_descend` first: restarts outside, steps inside, one gradient a step. An example
 that is done freezes, and the loops end when all have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from mmc_jax.attacks import door, projections
-from mmc_jax.attacks.passes import (
+from mmc_jax.attacks import checks, projections
+from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.door import Call, Outcome, enter
+from mmc_jax.attacks.iterates import (
     CORRECT,
     INVALID,
-    UNSEEN,
     Judgement,
+    Kept,
+    keep_better,
+    keep_nothing,
+)
+from mmc_jax.attacks.keys import fold_each
+from mmc_jax.attacks.passes import (
     Problem,
     forward_pass,
     gradient_pass,
@@ -32,7 +42,7 @@ from mmc_jax.attacks.passes import (
     num_classes,
     return_unjudgeable,
 )
-from mmc_jax.types import Array, Objective
+from mmc_jax.types import Array, Objective, StochasticLogitsFn
 
 
 class Plan(NamedTuple):
@@ -52,20 +62,12 @@ class _Setting(NamedTuple):
     plan: Plan
     problem: Problem
     images: Array
-    bounds: tuple[Array, Array]
+    bounds: tuple[ArrayLike, ArrayLike]
     epsilon: Array
     step_size: Array
     num_steps: Array
     num_restarts: Array
     decay: Array | None
-
-
-class _Kept(NamedTuple):
-    """The iterate that would be returned if the attack ended now."""
-
-    images: Array
-    rank: Array
-    objective: Array
 
 
 class _Steps(NamedTuple):
@@ -76,50 +78,84 @@ class _Steps(NamedTuple):
     velocity: Array | None
     settled: Array
     """`[batch]`: CORRECT while moving, else the rank at which the example froze."""
-    kept: _Kept
+    kept: Kept
+
+
+def enter_descent(
+    name: str,
+    call: tuple[Any, ...],
+    given: dict[str, Any],
+    plan: Plan,
+    default_step: float,
+) -> Array:
+    """Check the hyperparameters of the family, and run the engine behind the door.
+
+    Args:
+      name: the attack's public name.
+      call: what all attacks share, as the user gave it.
+      given: epsilon, num_steps, and where the attack has them step_size (None is
+        `default_step` epsilon / num_steps), num_restarts and decay.
+      plan: what shapes the program.
+      default_step: in units of epsilon / num_steps.
+
+    Returns:
+      Adversarial images, in the ball and the box.
+
+    Raises:
+      ValueError: an argument out of what the attack documents.
+    """
+    checks.check_choice("norm", plan.norm, projections.NORMS)
+    checks.check_choice("keep", plan.keep, ("best", "last"))
+    checks.check_flag("random_start", plan.random_start)
+    checks.check_flag("stop_on_success", plan.stop_on_success)
+    checks.check_count("num_eot_samples", plan.num_eot_samples)
+    num_restarts = given.get("num_restarts", 1)
+    # A default relative to epsilon is a second number, not a second program.
+    is_default = given.get("step_size") is None
+    step_size = 0.0 if is_default else given["step_size"]
+    numbers = {
+        "epsilon": Number(given["epsilon"], per_example=True),
+        "step_size": Number(step_size, per_example=True),
+        "relative_step": Number(default_step if is_default else 0.0),
+        "num_steps": Number(given["num_steps"], np.int32, lowest=1),
+        "num_restarts": Number(num_restarts, np.int32, lowest=1),
+    }
+    if "decay" in given:
+        numbers["decay"] = Number(given["decay"])
+    is_random = plan.random_start or isinstance(call[0], StochasticLogitsFn)
+    if isinstance(num_restarts, int) and num_restarts > 1 and not is_random:
+        raise ValueError(
+            f"num_restarts={num_restarts} needs random_start=True: restarts from the "
+            "clean image are all the same."
+        )
+    return enter(_descend, name, call, numbers, plan=plan)
 
 
 @partial(jax.jit, static_argnames="plan")
-def descend(call: door.Call, numbers: dict[str, Array], *, plan: Plan) -> door.Outcome:
-    """Run restarts of projected steps, and return the best or the last iterate.
-
-    Args:
-      call: the arguments common to all attacks.
-      numbers: scalars `epsilon` (or `[batch]`), `step_size` (or `[batch]`),
-        `relative_step` (added to `step_size`, in units of epsilon / num_steps),
-        `num_steps`, `num_restarts` and, with momentum, `decay`.
-      plan: what shapes the program.
-
-    Returns:
-      Adversarial images, in the ball and the box, and the number of classes.
-    """
-    keys = door.example_keys(call)
+def _descend(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
+    keys = call.example_keys()
     setting = _prepare(call, numbers, plan)
     problem, images = setting.problem, setting.images
 
-    def unfinished(state: tuple[Array, _Kept]) -> Array:
+    def unfinished(state: tuple[Array, Kept]) -> Array:
         index, kept = state
-        done = jnp.all(_is_finished(setting, kept.rank))
-        return (index < setting.num_restarts) & ~done
+        return (index < setting.num_restarts) & ~jnp.all(_is_final(setting, kept))
 
-    def restart(state: tuple[Array, _Kept]) -> tuple[Array, _Kept]:
+    def restart(state: tuple[Array, Kept]) -> tuple[Array, Kept]:
         index, kept = state
-        return index + 1, _restart(setting, door.fold_each(keys, index), kept)
+        return index + 1, _restart(setting, fold_each(keys, index), kept)
 
-    nothing = _Kept(
-        images,
-        rank=jnp.full_like(call.labels, UNSEEN),
-        objective=jnp.full(call.labels.shape, jnp.inf, jnp.float32),
+    _, kept = jax.lax.while_loop(
+        unfinished, restart, (jnp.int32(0), keep_nothing(images))
     )
-    _, kept = jax.lax.while_loop(unfinished, restart, (jnp.int32(0), nothing))
-    spare_keys = door.fold_each(keys, setting.num_restarts)
+    spare_keys = fold_each(keys, setting.num_restarts)
     adv_images = return_unjudgeable(
-        problem, images, kept.images, kept.rank == INVALID, spare_keys
+        problem, images, kept.images, kept.judgement.rank == INVALID, spare_keys
     )
-    return door.Outcome(adv_images, num_classes(problem, images, keys))
+    return Outcome(adv_images, num_classes(problem, images, keys))
 
 
-def _prepare(call: door.Call, numbers: dict[str, Array], plan: Plan) -> _Setting:
+def _prepare(call: Call, numbers: dict[str, Array], plan: Plan) -> _Setting:
     # The door cannot check traced values: whatever they are, the loops below must end
     # and the images stay in the box.
     most = jnp.finfo(jnp.float32).max
@@ -137,7 +173,7 @@ def _prepare(call: door.Call, numbers: dict[str, Array], plan: Plan) -> _Setting
             plan.objective,
             plan.num_eot_samples,
         ),
-        images=door.clean_images(call),
+        images=call.clean_images(),
         bounds=call.bounds,
         epsilon=epsilon,
         step_size=projections.per_pixel(step_size),
@@ -147,12 +183,12 @@ def _prepare(call: door.Call, numbers: dict[str, Array], plan: Plan) -> _Setting
     )
 
 
-def _restart(setting: _Setting, keys: Array, kept: _Kept) -> _Kept:
+def _restart(setting: _Setting, keys: Array, kept: Kept) -> Kept:
     """Walk once from a fresh start; the keys are this restart's own."""
     plan, start = setting.plan, setting.images
     if plan.random_start:
         start = projections.random_start(
-            door.fold_each(keys, 0),
+            fold_each(keys, 0),
             setting.images,
             epsilon=setting.epsilon,
             norm=plan.norm,
@@ -162,7 +198,7 @@ def _restart(setting: _Setting, keys: Array, kept: _Kept) -> _Kept:
         step=jnp.int32(0),
         images=start,
         velocity=None if setting.decay is None else jnp.zeros_like(start),
-        settled=jnp.where(_is_finished(setting, kept.rank), kept.rank, CORRECT),
+        settled=jnp.where(_is_final(setting, kept), kept.judgement.rank, CORRECT),
         kept=kept,
     )
     steps = jax.lax.while_loop(
@@ -173,24 +209,23 @@ def _restart(setting: _Setting, keys: Array, kept: _Kept) -> _Kept:
         steps,
     )
     last = _judge_last(setting, keys, steps)
-    return _improve(setting, steps.kept, steps.images, last)
+    return _keep(setting, steps.kept, steps.images, last)
 
 
 def _step(setting: _Setting, keys: Array, steps: _Steps) -> _Steps:
     plan = setting.plan
-    step_keys = door.fold_each(keys, steps.step + 1)
+    step_keys = fold_each(keys, steps.step + 1)
     judged, gradient = gradient_pass(setting.problem, steps.images, step_keys)
     moving = steps.settled == CORRECT
-    freezes = moving & _is_finished(setting, judged.rank)
+    freezes = moving & _ends(setting, judged.rank)
     settled = jnp.where(freezes, judged.rank, steps.settled)
     kept = steps.kept
     if plan.keep == "best":
-        kept = _improve(setting, kept, steps.images, judged)
-    velocity, heading = None, gradient
-    if setting.decay is not None:
-        velocity = setting.decay * steps.velocity
-        velocity = velocity + projections.unit_vector(gradient, order=1)
-        heading = velocity
+        kept = _keep(setting, kept, steps.images, judged)
+    heading, velocity = gradient, steps.velocity
+    if velocity is not None and setting.decay is not None:
+        gradient = projections.unit_vector(gradient, order=1)
+        heading = velocity = setting.decay * velocity + gradient
     moved = projections.project(
         steps.images - setting.step_size * _DIRECTION[plan.norm](heading),
         setting.images,
@@ -219,32 +254,29 @@ def _judge_last(setting: _Setting, keys: Array, steps: _Steps) -> Judgement:
     judged = if_needed(
         wanted & ~jnp.all(frozen),
         lambda keys: forward_pass(setting.problem, steps.images, keys),
-        door.fold_each(keys, setting.num_steps + 1),
+        fold_each(keys, setting.num_steps + 1),
         known,
     )
     return jax.tree.map(partial(jnp.where, frozen), known, judged)
 
 
-def _improve(setting: _Setting, kept: _Kept, images: Array, judged: Judgement) -> _Kept:
-    """Replace what is kept where the judged iterate is better."""
-    same = judged.rank == kept.rank
-    better = (judged.rank > kept.rank) | (same & (judged.objective < kept.objective))
-    better &= ~_is_finished(setting, kept.rank)
-    return _Kept(
-        images=jnp.where(projections.per_pixel(better), images, kept.images),
-        rank=jnp.where(better, judged.rank, kept.rank),
-        objective=jnp.where(better, judged.objective, kept.objective),
-    )
+def _keep(setting: _Setting, kept: Kept, images: Array, judged: Judgement) -> Kept:
+    return keep_better(kept, images, judged, _is_final(setting, kept))
 
 
-def _is_finished(setting: _Setting, rank: Array) -> Array:
-    finished = rank == INVALID
+def _is_final(setting: _Setting, kept: Kept) -> Array:
+    return _ends(setting, kept.judgement.rank)
+
+
+def _ends(setting: _Setting, rank: Array) -> Array:
+    """Return where an iterate of that rank ends the example's attack."""
+    ends = rank == INVALID
     if setting.plan.stop_on_success:
-        finished |= rank >= setting.problem.success_rank
-    return finished
+        ends |= rank >= setting.problem.success_rank
+    return ends
 
 
-_DIRECTION = {
+_DIRECTION: dict[str, Callable[[Array], Array]] = {
     "linf": jnp.sign,
     "l2": partial(projections.unit_vector, order=2),
 }

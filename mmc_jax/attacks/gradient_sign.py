@@ -22,14 +22,8 @@ Numbers are dynamic: changing one does not recompile. Names and flags are static
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from mmc_jax.attacks import door
-from mmc_jax.attacks.descent import Plan, descend
+from mmc_jax.attacks.descent import Plan, enter_descent
 from mmc_jax.attacks.objectives import resolve_objective
-from mmc_jax.attacks.projections import NORMS
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
 
 
@@ -71,11 +65,11 @@ def fgsm(
 
     Reference: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples".
     """
-    return _enter(
+    return enter_descent(
         "fgsm",
         (logits_fn, key, images, labels, targets, bounds),
         dict(epsilon=epsilon, num_steps=1),
-        Plan(norm, objective, False, "last", False, num_eot_samples),
+        Plan(norm, resolve_objective(objective), False, "last", False, num_eot_samples),
         default_step=1.0,
     )
 
@@ -125,11 +119,18 @@ def bim(
 
     Reference: Kurakin et al. 2017, "Adversarial Examples in the Physical World".
     """
-    return _enter(
+    return enter_descent(
         "bim",
         (logits_fn, key, images, labels, targets, bounds),
         dict(epsilon=epsilon, step_size=step_size, num_steps=num_steps),
-        Plan(norm, objective, False, keep, stop_on_success, num_eot_samples),
+        Plan(
+            norm,
+            resolve_objective(objective),
+            False,
+            keep,
+            stop_on_success,
+            num_eot_samples,
+        ),
         default_step=2.5,
     )
 
@@ -185,7 +186,7 @@ def pgd(
     Reference: Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial
     Attacks".
     """
-    return _enter(
+    return enter_descent(
         "pgd",
         (logits_fn, key, images, labels, targets, bounds),
         dict(
@@ -194,7 +195,14 @@ def pgd(
             num_steps=num_steps,
             num_restarts=num_restarts,
         ),
-        Plan(norm, objective, random_start, keep, stop_on_success, num_eot_samples),
+        Plan(
+            norm,
+            resolve_objective(objective),
+            random_start,
+            keep,
+            stop_on_success,
+            num_eot_samples,
+        ),
         default_step=2.5,
     )
 
@@ -252,7 +260,7 @@ def mim(
     Reference: Dong et al. 2018, "Boosting Adversarial Attacks with Momentum",
     equations 6 to 9.
     """
-    return _enter(
+    return enter_descent(
         "mim",
         (logits_fn, key, images, labels, targets, bounds),
         dict(
@@ -262,36 +270,13 @@ def mim(
             num_restarts=num_restarts,
             decay=decay,
         ),
-        Plan(norm, objective, random_start, keep, stop_on_success, num_eot_samples),
+        Plan(
+            norm,
+            resolve_objective(objective),
+            random_start,
+            keep,
+            stop_on_success,
+            num_eot_samples,
+        ),
         default_step=1.0,
     )
-
-
-def _enter(
-    name: str,
-    call: tuple[Any, ...],
-    given: dict[str, Any],
-    plan: Plan,
-    default_step: float,
-) -> Array:
-    door.check_choice("norm", plan.norm, NORMS)
-    door.check_choice("keep", plan.keep, ("best", "last"))
-    door.check_flag("random_start", plan.random_start)
-    door.check_flag("stop_on_success", plan.stop_on_success)
-    door.check_count("num_eot_samples", plan.num_eot_samples)
-    plan = plan._replace(objective=resolve_objective(plan.objective))
-    # A default relative to epsilon is a second number, not a second program.
-    step_size = given.get("step_size")
-    relative_step = default_step if step_size is None else 0.0
-    numbers = {
-        "epsilon": door.Number(given["epsilon"], per_example=True),
-        "step_size": door.Number(
-            0.0 if step_size is None else step_size, per_example=True
-        ),
-        "relative_step": door.Number(relative_step),
-        "num_steps": door.Number(given["num_steps"], np.int32, lowest=1),
-        "num_restarts": door.Number(given.get("num_restarts", 1), np.int32, lowest=1),
-    }
-    if "decay" in given:
-        numbers["decay"] = door.Number(given["decay"])
-    return door.enter(descend, name, call, numbers, plan=plan)

@@ -11,34 +11,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mmc_jax.attacks import door
+from mmc_jax.attacks.checks import describe
+from mmc_jax.attacks.iterates import INVALID, ON_TARGET, WRONG, Judgement, judge
+from mmc_jax.attacks.keys import fold_each
 from mmc_jax.lowering import canonical_convolutions
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
 
 _T = TypeVar("_T")
-
-UNSEEN, CORRECT, WRONG, ON_TARGET, INVALID = range(-1, 4)
-"""Ranks of an iterate: a higher one is kept before any lower one.
-
-Wrong beats correct whatever the objective says; a targeted attack prefers the target to
-any other wrong class. Logits with a NaN outrank all, so that they reach the user.
-"""
-
-
-class Judgement(NamedTuple):
-    """What is known of one iterate."""
-
-    rank: Array
-    """int32 `[batch]`: _T = TypeVar("_T")
-
-UNSEEN, CORRECT, WRONG, ON_TARGET or INVALID."""
-    objective: Array
-    """float32 `[batch]`, lower is better; never NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +59,10 @@ def forward_pass(problem: Problem, images: Array, keys: Array) -> Judgement:
     Returns:
       The judgement of `images`.
     """
-    return _judge(
-        problem,
-        _average(problem, lambda sample: _objective(problem, images, sample)[1], keys),
+    values, logits = _average(
+        problem, lambda sample: _objective(problem, images, sample)[1], keys
     )
+    return judge(logits, values, problem.labels, problem.targets)
 
 
 def gradient_pass(
@@ -102,11 +87,11 @@ def gradient_pass(
         differentiate = jax.value_and_grad(
             lambda images: _objective(problem, images, sample), has_aux=True
         )
-        (_, judged), gradient = canonical_convolutions(differentiate)(images)
-        return judged, jnp.nan_to_num(gradient, nan=0.0)
+        (_, found), gradient = canonical_convolutions(differentiate)(images)
+        return found, jnp.nan_to_num(gradient, nan=0.0)
 
-    judged, gradient = _average(problem, sampled, keys)
-    return _judge(problem, judged), gradient
+    (values, logits), gradient = _average(problem, sampled, keys)
+    return judge(logits, values, problem.labels, problem.targets), gradient
 
 
 def num_classes(problem: Problem, images: Array, keys: Array) -> int:
@@ -162,15 +147,19 @@ def _logits(
         logits = logits_fn(images, keys)
     else:
         logits = logits_fn(images)
-    shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
-    if shape is None or len(shape) != 2 or shape[0] != images.shape[0] or shape[1] < 2:
+    batch = images.shape[0]
+    is_array = isinstance(logits, jax.Array | np.ndarray)
+    if (
+        not is_array
+        or not jnp.issubdtype(logits.dtype, jnp.floating)
+        or logits.ndim != 2
+        or logits.shape[0] != batch
+        or logits.shape[1] < 2
+    ):
         raise ValueError(
-            f"logits_fn must return logits [batch, num_classes] with batch = "
-            f"{images.shape[0]} and at least 2 classes; got "
-            f"{type(logits).__name__ if shape is None else shape}."
+            "logits_fn must return floating-point logits [batch, num_classes], batch = "
+            f"{batch}, with at least 2 classes; got {describe(logits)}."
         )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"logits_fn must return floating-point logits; got {dtype}.")
     return logits.astype(jnp.float32)
 
 
@@ -191,27 +180,13 @@ def _objective(
 def _average(problem: Problem, sampled: Callable[[Array], Any], keys: Array) -> Any:
     """Average `sampled(keys of a sample)` over samples, one in memory at a time."""
     if problem.num_samples == 1:
-        return sampled(door.fold_each(keys, 0))
+        return sampled(fold_each(keys, 0))
 
     def add(sample: Array, total: Any) -> Any:
-        return jax.tree.map(jnp.add, total, sampled(door.fold_each(keys, sample)))
+        return jax.tree.map(jnp.add, total, sampled(fold_each(keys, sample)))
 
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sampled, keys)
     )
     total = jax.lax.fori_loop(0, problem.num_samples, add, zeros)
     return jax.tree.map(lambda leaf: leaf / problem.num_samples, total)
-
-
-def _judge(problem: Problem, judged: tuple[Array, Array]) -> Judgement:
-    values, logits = judged
-    predictions = jnp.argmax(logits, axis=1)
-    rank = jnp.where(predictions == problem.labels, CORRECT, WRONG)
-    if problem.targets is not None:
-        rank = jnp.where(predictions == problem.targets, ON_TARGET, rank)
-    invalid = jnp.any(jnp.isnan(logits), axis=1)
-    values = jnp.where(jnp.isnan(values), jnp.inf, values.astype(jnp.float32))
-    return Judgement(
-        rank=jnp.where(invalid, INVALID, rank).astype(jnp.int32),
-        objective=jnp.where(invalid, -jnp.inf, values),
-    )

@@ -14,19 +14,33 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mmc_jax.types import Array
 
 
 def per_pixel(value: Array) -> Array:
-    """Reshape a scalar or `[batch]` value so that it broadcasts over images."""
+    """Reshape a scalar or `[batch]` value so that it broadcasts over images.
+
+    Args:
+      value: scalar or `[batch]`.
+
+    Returns:
+      `[1 or batch, 1, 1, 1]`.
+    """
     return jnp.reshape(value, (-1, 1, 1, 1))
 
 
 def l2_norm(values: Array) -> Array:
-    """Return each example's Euclidean norm, `[batch, 1, 1, 1]`.
+    """Return each example's Euclidean norm.
 
     Scaled by the largest entry first, so that it neither overflows nor underflows.
+
+    Args:
+      values: `[batch, ...]`, finite.
+
+    Returns:
+      `[batch, 1, ...]`.
     """
     axes = tuple(range(1, values.ndim))
     largest = jnp.max(jnp.abs(values), axis=axes, keepdims=True)
@@ -56,9 +70,9 @@ def project(
     candidates: Array,
     images: Array,
     *,
-    epsilon: Array | float,
+    epsilon: ArrayLike,
     norm: str,
-    bounds: tuple[Array | float, Array | float] = (0.0, 1.0),
+    bounds: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
 ) -> Array:
     """Project onto the ball around the clean images, then clip to the box.
 
@@ -86,9 +100,9 @@ def random_start(
     keys: Array,
     images: Array,
     *,
-    epsilon: Array | float,
+    epsilon: ArrayLike,
     norm: str,
-    bounds: tuple[Array | float, Array | float] = (0.0, 1.0),
+    bounds: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
 ) -> Array:
     """Draw a point uniformly in the ball around each image, clipped to the box.
 

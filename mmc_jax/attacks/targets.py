@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mmc_jax.attacks import door
+from mmc_jax.attacks import checks, keys
 from mmc_jax.types import Array, Attack, LogitsFn, StochasticLogitsFn
 
-_SALT = zlib.crc32(b"random_targets")
+_SALT = keys.salt("random_targets")
 
 
 def random_targets(key: Array, labels: Array, num_classes: int) -> Array:
@@ -31,8 +30,8 @@ def random_targets(key: Array, labels: Array, num_classes: int) -> Array:
     """
     _check_num_classes(num_classes)
     batch = len(labels)
-    door.check_key(key, batch)
-    labels = door.check_classes("labels", labels, batch)
+    checks.check_key(key, batch)
+    labels = checks.check_classes("labels", labels, batch)
     return _draw(key, labels, jnp.int32(num_classes))
 
 
@@ -85,7 +84,6 @@ def _check_num_classes(num_classes: int) -> None:
 
 @jax.jit
 def _draw(key: Array, labels: Array, num_classes: Array) -> Array:
-    keys = door.keys_by_position(key, labels.shape[0])
-    keys = door.fold_each(keys, jnp.uint32(_SALT))
-    offsets = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_classes))(keys)
+    own = keys.salted(key, jnp.uint32(_SALT), labels.shape[0])
+    offsets = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_classes))(own)
     return (labels + offsets) % num_classes

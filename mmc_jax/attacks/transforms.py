@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from mmc_jax.attacks import door
+from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 
@@ -48,11 +49,11 @@ def gaussian_noise(
     Reference: Pang et al. 2020, "Rethinking Softmax Cross-Entropy Loss for Adversarial
     Robustness", general-purpose transformations.
     """
-    return door.enter(
+    return enter(
         _add_noise,
         "gaussian_noise",
-        (logits_fn, key, images, labels, targets, bounds),
-        {"sigma": door.Number(sigma, per_example=True)},
+        (_no_model, key, images, labels, targets, bounds),
+        {"sigma": Number(sigma, per_example=True)},
     )
 
 
@@ -86,11 +87,11 @@ def rotation(
     Reference: Pang et al. 2020, "Rethinking Softmax Cross-Entropy Loss for Adversarial
     Robustness", general-purpose transformations.
     """
-    return door.enter(
+    return enter(
         _rotate_randomly,
         "rotation",
-        (logits_fn, key, images, labels, targets, bounds),
-        {"max_angle": door.Number(max_angle, highest=180.0, per_example=True)},
+        (_no_model, key, images, labels, targets, bounds),
+        {"max_angle": Number(max_angle, highest=180.0, per_example=True)},
     )
 
 
@@ -122,24 +123,28 @@ def rotate(images: Array, degrees: Array) -> Array:
     return jax.vmap(over_channels)(images, jnp.deg2rad(degrees))
 
 
+def _no_model(images: Array) -> Array:
+    raise NotImplementedError("A transformation runs no model.")
+
+
 @jax.jit
-def _add_noise(call: door.Call, numbers: dict[str, Array]) -> door.Outcome:
-    images = door.clean_images(call)
+def _add_noise(call: Call, numbers: dict[str, Array]) -> Outcome:
+    images = call.clean_images()
     draw = partial(jax.random.normal, shape=images.shape[1:])
-    noise = jax.vmap(draw)(door.example_keys(call))
+    noise = jax.vmap(draw)(call.example_keys())
     sigma = jnp.reshape(numbers["sigma"], (-1, 1, 1, 1))
     return _boxed(call, images + sigma * noise)
 
 
 @jax.jit
-def _rotate_randomly(call: door.Call, numbers: dict[str, Array]) -> door.Outcome:
+def _rotate_randomly(call: Call, numbers: dict[str, Array]) -> Outcome:
     draw = partial(jax.random.uniform, minval=-1.0, maxval=1.0)
-    turns = jax.vmap(draw)(door.example_keys(call))
+    turns = jax.vmap(draw)(call.example_keys())
     degrees = jnp.reshape(numbers["max_angle"], (-1,)) * turns
-    return _boxed(call, rotate(door.clean_images(call), degrees))
+    return _boxed(call, rotate(call.clean_images(), degrees))
 
 
-def _boxed(call: door.Call, images: Array) -> door.Outcome:
+def _boxed(call: Call, images: Array) -> Outcome:
     # A traced NaN in a number makes everything NaN: those pixels stay clean.
-    images = jnp.where(jnp.isnan(images), door.clean_images(call), images)
-    return door.Outcome(jnp.clip(images, *call.bounds))
+    images = jnp.where(jnp.isnan(images), call.clean_images(), images)
+    return Outcome(jnp.clip(images, *call.bounds))
