@@ -114,6 +114,24 @@ def test_mahalanobis_logits():
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("center_norm", [10.0, 100.0])
+def test_mahalanobis_logits_near_the_own_center(center_norm):
+    """Where a trained model's features lie, and an attack on the own class starts."""
+    means = reference_centers.simplex_centers(NUM_CLASSES, 64, center_norm)
+    means = means.astype(np.float32).astype(np.float64)
+    features = (means + 1e-2 * _normal(23, NUM_CLASSES, 64)).astype(np.float32)
+    rows = features.astype(np.float64)
+    expected = [reference_centers.mahalanobis_logits(z, means) for z in rows]
+    actual = centers.mahalanobis_logits(jnp.asarray(features), _float32(means))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * center_norm**2)
+
+    def own_logits_sum(z):
+        return jnp.trace(centers.mahalanobis_logits(z, _float32(means)))
+
+    gradient = jax.grad(own_logits_sum)(jnp.asarray(features))
+    np.testing.assert_allclose(gradient, -2.0 * (rows - means), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["mmc", "mmlda"])
 def test_losses_on_features(name):
     features, means = _normal(2, BATCH, 7), _normal(3, NUM_CLASSES, 7)
