@@ -125,6 +125,7 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
         epsilon=args.eps,
         objective="own_class" if args.loss == "mmc" else "cross_entropy",
         targeted=args.targeted,
+        warmup_epochs=0,  # epochs over which the perturbation grows to its full size
         keep="last",
         stop_on_success=False,
     )

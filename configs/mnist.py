@@ -15,6 +15,14 @@ def get_config(arg=None):
     args = common.parse_arg(arg, loss="mmc", adv="none", eps=0.3, model="cnn")
     config = common.base_config(args)
     config.dataset = "mnist"
-    config.num_epochs = 40
-    config.optimizer.boundaries = (31, 41)
+    # Chosen on validation images: without BatchNorm, features of norm 10 and SGD at
+    # 0.01 learn slowly, Adam at 0.001 does not.
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    config.num_epochs = 12
+    config.optimizer.boundaries = (9,)
+    if config.attack:
+        # From the first step on at 0.3, training never leaves "all classes alike".
+        config.attack.warmup_epochs = 2
+        config.augment.shift = 0.0
     return common.shrink(config) if args.runlocal else config

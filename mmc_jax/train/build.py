@@ -46,6 +46,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "optimizer.ema_decay": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "attack.epsilon": (lambda v: 0 <= v <= 1, "a number in [0, 1], such as 8/255"),
+    "attack.warmup_epochs": (lambda v: v >= 0, "a number of epochs of at least 0"),
     "attack.objective": (lambda v: v in OBJECTIVES, f"one of {tuple(OBJECTIVES)}"),
 }
 
@@ -147,8 +148,27 @@ def make_attack(config: ml_collections.ConfigDict, num_classes: int) -> Attack |
     if not options:
         return None
     targeted = options.pop("targeted", False)
+    options.pop("warmup_epochs", None)
     attack = attacks.make_attack(options.pop("name"), **options)
     return attacks.with_random_targets(attack, num_classes) if targeted else attack
+
+
+def make_attack_scale(
+    config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> optax.Schedule | None:
+    """Build the factor on the training perturbation: a ramp over the first epochs.
+
+    Args:
+      config: a checked config.
+      steps_per_epoch: to turn `attack.warmup_epochs` into steps.
+
+    Returns:
+      step -> factor, from 0 to 1; None where there is no ramp.
+    """
+    epochs = config.attack.get("warmup_epochs", 0)
+    if not epochs:
+        return None
+    return optax.linear_schedule(0.0, 1.0, epochs * steps_per_epoch)
 
 
 def make_optimizer(

@@ -156,6 +156,7 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
         train_step,
         loss_fn=build.make_loss(config),
         attack=attack,
+        attack_scale=build.make_attack_scale(config, steps_per_epoch),
         augment=data.make_augment(**config.augment.to_dict()),
         axis_name=parallel.axis_name_for(config.parallel),
     )

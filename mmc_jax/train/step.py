@@ -127,6 +127,7 @@ def train_step(
     *,
     loss_fn: LossFn,
     attack: Attack | None = None,
+    attack_scale: optax.Schedule | None = None,
     augment: Augment | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -142,6 +143,8 @@ def train_step(
       key: typed key of this step, the same on every device; not consumed.
       loss_fn: (output, labels, variables) -> `[batch]`.
       attack: bound attack for adversarial training; None trains on clean images.
+      attack_scale: step -> factor in [0, 1] on the perturbation, to bring the attack in
+        slowly; None leaves it whole.
       augment: (keys `[batch]`, images) -> images; None leaves them as they are.
       axis_name: the mapped axis to average over; None outside `pmap`.
 
@@ -155,7 +158,11 @@ def train_step(
     if attack is not None:
         logits_fn = models.make_logits_fn(state.model, state.variables)
         keys = example_keys(key, "attack", batch.positions)
-        images = attack(logits_fn, keys, images, batch.labels)
+        adv_images = attack(logits_fn, keys, images, batch.labels)
+        if attack_scale is not None:
+            # Between two points of a ball and a box: in both.
+            adv_images = images + attack_scale(state.step) * (adv_images - images)
+        images = adv_images
 
     def mean_loss(params):
         variables = {**state.model_state, "params": params}
