@@ -1,0 +1,30 @@
+"""Evaluation: attack every image, check what comes back, keep the worst case.
+
+    record = robust_accuracy(
+        logits_fn, images, labels,
+        {"fgsm": dict(name="fgsm", objective="margin"),
+         "pgd": dict(name="pgd", objective="margin", num_steps=40, step_size=0.01)},
+        jax.random.key(0), norm="linf", epsilon=8 / 255,
+    )
+    record.worst_case.value, record.worst_case.interval, record.findings
+
+Read `robust` first (the function above and what it promises), then `run` (the loop),
+`verdict` (what counts as adversarial) and `record` (what comes out). `checks` and
+`rows` refuse bad input before any work; `cost` says beforehand what it will take.
+"""
+
+from mmc_jax.evaluate.cost import CostEstimate, estimate_cost
+from mmc_jax.evaluate.progress import Progress
+from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
+from mmc_jax.evaluate.robust import EvaluationInterrupted, robust_accuracy
+
+__all__ = [
+    "CostEstimate",
+    "EvaluationInterrupted",
+    "EvaluationRecord",
+    "Progress",
+    "RowRecord",
+    "Share",
+    "estimate_cost",
+    "robust_accuracy",
+]

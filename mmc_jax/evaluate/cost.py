@@ -1,0 +1,160 @@
+"""What an evaluation will take, before it is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmc_jax.evaluate import checks
+from mmc_jax.evaluate.rows import Row, bind_rows, rehearse
+from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
+
+_REPEATS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CostEstimate:
+    """Upper bounds: survivors grow fewer, and attacks stop at success."""
+
+    forward_passes: int
+    """Passes over one batch without a gradient."""
+    gradient_passes: int
+    """Passes over one batch with a gradient with respect to the images."""
+    seconds: float
+    """Time of all passes, compilation apart."""
+    compile_seconds: float
+    """Time to compile one pass once for every row."""
+    memory_bytes: int | None
+    """Device memory of a gradient pass over one batch; None if the backend is mute."""
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        memory = "unknown memory"
+        if self.memory_bytes is not None:
+            memory = f"{self.memory_bytes / 2**20:.0f} MiB on the device"
+        return (
+            f"at most {self.gradient_passes} gradient passes and"
+            f" {self.forward_passes} forward passes over a batch: about"
+            f" {format_seconds(self.seconds)}, plus"
+            f" {format_seconds(self.compile_seconds)} to compile, with {memory}"
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it: `40 s`, `12 min`, `3.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def estimate_cost(
+    logits_fn: LogitsFn | StochasticLogitsFn,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    attacks: Mapping[str, Mapping[str, Any]],
+    *,
+    norm: str,
+    epsilon: float,
+    batch_size: int = 256,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> CostEstimate:
+    """Say what `robust_accuracy` would take at most, from a probe of one batch.
+
+    A row takes num_steps * num_restarts * num_eot_samples gradient passes a batch
+    (those of them that its attack has; none for noise and rotation), every row two
+    forward passes for its attack's own last look and for the verdict.
+
+    Args:
+      logits_fn: as for `robust_accuracy`.
+      images: float32 `[num, height, width, channels]` inside `bounds`.
+      labels: int `[num]`.
+      attacks: the rows.
+      norm: `linf`, `l2` or `l1`.
+      epsilon: radius of the ball.
+      batch_size: images at a time.
+      bounds: the box.
+
+    Returns:
+      The estimate. It compiles and runs one gradient and one forward pass.
+
+    Raises:
+      ValueError: for what `robust_accuracy` would refuse.
+    """
+    examples = checks.check_examples(images, labels, None, bounds)
+    logits_fn = checks.as_pytree(logits_fn)
+    checks.check_num_classes(logits_fn, examples)
+    rows = bind_rows(
+        attacks,
+        norm=norm,
+        epsilon=float(epsilon),
+        bounds=bounds,
+    )
+    batch_size = min(batch_size, len(examples))
+    batch_shape = (batch_size, *examples.images.shape[1:])
+    rehearse(rows, logits_fn, batch_shape=batch_shape)
+    num_batches = math.ceil(len(examples) / batch_size)
+    gradient_passes = num_batches * sum(_gradient_passes(row) for row in rows)
+    forward_passes = num_batches * (1 + 2 * len(rows))
+    batch = np.resize(np.arange(len(examples)), batch_size)
+    images = jnp.asarray(examples.images[batch])
+    keys = jax.random.split(jax.random.key(0), batch_size)
+    gradient = _Probe(_gradient_of_total, logits_fn, images, keys)
+    forward = _Probe(_forward, logits_fn, images, keys)
+    return CostEstimate(
+        forward_passes=forward_passes,
+        gradient_passes=gradient_passes,
+        seconds=gradient_passes * gradient.seconds + forward_passes * forward.seconds,
+        compile_seconds=gradient.compile_seconds * len(rows),
+        memory_bytes=gradient.memory_bytes,
+    )
+
+
+def _gradient_passes(row: Row) -> int:
+    if not row.in_worst_case:
+        return 0
+    sizes = ("num_steps", "num_restarts", "num_eot_samples")
+    return math.prod(int(row.hyperparameters.get(size) or 1) for size in sizes)
+
+
+def _forward(logits_fn, images, keys):
+    if isinstance(logits_fn, StochasticLogitsFn):
+        return logits_fn(images, keys)
+    return logits_fn(images)
+
+
+def _gradient_of_total(logits_fn, images, keys):
+    return jax.grad(lambda images: _forward(logits_fn, images, keys).sum())(images)
+
+
+class _Probe:
+    """A pass over one batch: compiled, run once to warm up, then timed."""
+
+    def __init__(self, function, *args):
+        started = time.perf_counter()
+        compiled = jax.jit(function).lower(*args).compile()
+        self.compile_seconds = time.perf_counter() - started
+        jax.block_until_ready(compiled(*args))
+        started = time.perf_counter()
+        for _ in range(_REPEATS):
+            jax.block_until_ready(compiled(*args))
+        self.seconds = (time.perf_counter() - started) / _REPEATS
+        self.memory_bytes = _memory_bytes(compiled.memory_analysis())
+
+
+def _memory_bytes(analysis: Any) -> int | None:
+    if analysis is None:
+        return None
+    return (
+        analysis.temp_size_in_bytes
+        + analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+    )

@@ -1,0 +1,79 @@
+"""What the command line gives and takes: functions by name, fractions, JSON files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pathlib
+from fractions import Fraction
+from typing import Any
+
+from mmc_jax.types import LogitsFn
+
+
+def load_logits_fn(spec: str) -> LogitsFn:
+    """Import a classifier by name.
+
+    Args:
+      spec: `package.module:function`; the function maps images to logits.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: if there is no such module or function; it says which.
+    """
+    module_name, _, function_name = spec.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"logits_fn must be package.module:function, got {spec!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and what it imports is not
+        raise ValueError(
+            f"logits_fn {spec!r}: no module named {error.name!r}; it is looked for"
+            " among what is installed and in the current directory"
+        ) from error
+    logits_fn = getattr(module, function_name, None)
+    if not callable(logits_fn):
+        raise ValueError(
+            f"logits_fn {spec!r}: {module_name} has no function {function_name!r}"
+        )
+    return logits_fn
+
+
+def parse_number(text: str, name: str) -> float:
+    """Read a number as people type radii: `8/255`, `0.3`.
+
+    Args:
+      text: the number.
+      name: what to call it in a message.
+
+    Returns:
+      The number.
+
+    Raises:
+      ValueError: if it is neither a number nor a fraction.
+    """
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{name} must be a number or a fraction such as 8/255, got {text!r}"
+        ) from error
+
+
+def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write plain data, whole or not at all; missing directories are made.
+
+    Args:
+      content: what to write.
+      path: the file.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)
