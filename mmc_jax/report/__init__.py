@@ -1,0 +1,1 @@
+"""Reports: records as text (`tables`), runs, images and features as `figures`."""
