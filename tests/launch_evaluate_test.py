@@ -1,0 +1,225 @@
+"""The command that judges: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from configs.suites import SUITES
+from mmc_jax import attacks, data, models, train
+from mmc_jax.evaluate import inputs, rows
+
+_SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Return the script as a module, its flags at their defaults."""
+    spec = importlib.util.spec_from_file_location("launch_evaluate", _SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["evaluate.py"])
+    return module
+
+
+def linear_logits(images):
+    """Return the left pixels' sum and the right ones'."""
+    return images.sum(axis=(1, 3))
+
+
+def shrink(logits_fn, key, images, labels, *, targets=None, epsilon):
+    """Pull every pixel towards a grey image, as far as the ball goes."""
+    return images - jnp.clip(images - 0.5, -epsilon, epsilon)
+
+
+@pytest.fixture
+def judge(launch, monkeypatch, tmp_path):
+    """Run the command in a directory of its own, with one cheap attack."""
+    monkeypatch.setitem(attacks.ATTACKS, "shrink", shrink)
+    monkeypatch.setitem(SUITES, "quick", {"shrink": dict(name="shrink")})
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(9, 2, 2, 1), dtype=np.uint8)
+    labels = np.asarray(linear_logits(images / 255.0)).argmax(axis=1)
+    np.savez("test.npz", test_images=images, test_labels=labels)
+    mine = dict(logits_fn=f"{__name__}:linear_logits", data="test.npz", epsilon="1/2")
+
+    def run(**changes):
+        chosen = {name: value for name, value in (mine | changes).items()}
+        with flagsaver.flagsaver(progress=False, **chosen):
+            launch.main(["evaluate.py"])
+
+    return run
+
+
+def test_any_model_is_judged(judge, tmp_path, capsys):
+    judge(seed=7)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert record["clean"]["value"] == 1.0
+    # Everything is grey now, and a tie is the first class.
+    labels = np.load("test.npz")["test_labels"]
+    assert record["worst_case"]["count"] == (labels == 0).sum()
+    assert (record["epsilon"], record["num_examples"]) == (0.5, 9)
+    assert (record["seed"], record["key"]["data"]) == (7, [0, 7])
+    printed = capsys.readouterr().out
+    assert "9 images, 1 attacks: at most 1 gradient passes" in printed
+    assert printed.index("gradient passes") < printed.index("worst case")
+    assert f"{100 * (labels == 0).mean():.1f}" in printed
+    assert "evaluation.json" in printed
+
+
+def test_the_first_images_are_judged(judge):
+    judge(num_images=4, out="some/where.json", mode="individual")
+    record = json.loads(pathlib.Path("some/where.json").read_text())
+    assert (record["num_examples"], record["mode"]) == (4, "individual")
+    with pytest.raises(SystemExit):
+        judge(num_images=10)
+
+
+def test_probabilities_are_warned_of(judge, capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "linear_logits",
+        lambda images: jax.nn.softmax(images.sum(axis=(1, 3))),
+    )
+    judge()
+    assert "probabilities_as_logits" in capsys.readouterr().out
+
+
+def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
+    judge, capsys, monkeypatch
+):
+    def tired(logits_fn, key, images, labels, *, targets=None, epsilon):
+        if not isinstance(images, jax.core.Tracer):
+            raise KeyboardInterrupt
+        return images
+
+    monkeypatch.setitem(attacks.ATTACKS, "tired", tired)
+    monkeypatch.setitem(SUITES["quick"], "tired", dict(name="tired"))
+    command = ["launch/evaluate.py", "--logits_fn=a b"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as caught:
+        judge(mode="individual")
+    assert caught.value.code == 130
+    record = json.loads(pathlib.Path("evaluation.json").read_text())
+    assert not record["complete"]
+    assert [row["complete"] for row in record["rows"].values()] == [True, False]
+    printed = capsys.readouterr().out
+    assert "Interrupted after 1 of 2 attacks" in printed
+    assert "python launch/evaluate.py '--logits_fn=a b'" in printed
+    assert "at most" in printed and "(unfinished)" in printed
+
+
+def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path):
+    model = models.create("cnn", num_classes=10, feature_dim=2)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    logits_fn = models.make_logits_fn(model, variables)
+    config = ml_collections.ConfigDict(
+        dict(dataset="digits", data_dir="", validation_size=100)
+    )
+    asked = []
+
+    def load(workdir, *, checkpoint):
+        asked.append((workdir, checkpoint))
+        return model, variables, logits_fn, config
+
+    monkeypatch.setattr(train, "load", load)
+    workdir = tmp_path / "runs"
+    options = dict(workdir=str(workdir), logits_fn=None, data=None)
+    splits = data.load("digits", validation_size=100)
+    for split, checkpoint in (("test", "best"), ("validation", "last")):
+        judge(**options, split=split, checkpoint=checkpoint, num_images=60)
+        images = getattr(splits, split).images[:60].astype(np.float32) / 255
+        labels = getattr(splits, split).labels[:60]
+        record = json.loads((workdir / "evaluation.json").read_text())
+        correct = np.asarray(logits_fn(images)).argmax(axis=1) == labels
+        assert record["clean"]["count"] == correct.sum()
+    assert asked == [(str(workdir), "best"), (str(workdir), "last")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(logits_fn=None), "give either --workdir"),
+        (dict(workdir="runs/a"), "give either --workdir"),
+        (dict(data=None), "--logits_fn needs --data"),
+        (dict(data="none.npz"), "none.npz"),
+        (
+            dict(logits_fn="linear_logits"),
+            "package.module:function, got 'linear_logits'",
+        ),
+        (dict(logits_fn="no.such:thing"), "no module named 'no'"),
+        (dict(logits_fn="json:thing"), "json has no function 'thing'"),
+        (dict(suite="strong"), "unknown --suite=strong; accepted: quick, paper"),
+        (dict(epsilon=None), "--epsilon is missing"),
+        (dict(epsilon="8 of 255"), "--epsilon must be a number or a fraction"),
+        (dict(epsilon="1/0"), "--epsilon must be a number or a fraction"),
+        (dict(epsilon="-0.1"), "--epsilon=-0.1 must be at least 0"),
+        (dict(num_images=10), "--num_images=10, but there are 9"),
+        (dict(logits_fn=None, data=None, workdir="runs/none"), "runs/none"),
+    ],
+)
+def test_bad_values_are_one_line_and_status_2(changes, message, judge, capsys):
+    with pytest.raises(SystemExit) as caught:
+        judge(**changes)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_a_module_that_misses_something_is_not_taken_for_missing(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        inputs.load_logits_fn("needy:f")
+
+
+def test_the_command_line_itself(tmp_path):
+    """Flags that absl checks, from another directory: no traceback, and help."""
+    (tmp_path / "mine.py").write_text("def f(images):\n    return images\n")
+
+    def run(*options):
+        command = [sys.executable, str(_SCRIPT), *options]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+
+    bad = run("--batch_size=0")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: ") and "batch_size" in bad.stderr
+    assert "Traceback" not in bad.stderr and len(bad.stderr.splitlines()) == 1
+    found = run("--logits_fn=mine:f", "--data=none.npz", "--epsilon=8/255")
+    assert found.returncode == 2 and "none.npz" in found.stderr
+    shown = run("--help")
+    assert "--logits_fn=my_package.my_module:my_function" in shown.stdout
+    assert "--[no]progress" in shown.stdout
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_bind_and_compare_objectives(name):
+    bound = rows.bind_rows(SUITES[name], norm="linf", epsilon=0.1, bounds=(0.0, 1.0))
+    objectives = {
+        row.hyperparameters["objective"]
+        for row in bound
+        if row.attack_name == "pgd" and not row.targeted
+    }
+    assert {"cross_entropy", "own_class"} <= objectives
+    assert {row.attack_name for row in bound if not row.in_worst_case} == {
+        "gaussian_noise",
+        "rotation",
+    }
+    for row in bound:
+        if row.hyperparameters.get("objective") == "pairwise_margin":
+            assert row.targeted
