@@ -95,9 +95,11 @@ def test_two_dimensions_give_the_regular_polygon(num_classes):
 
 
 @pytest.mark.parametrize(
-    ("num_points", "dimension", "best"), [(6, 3, 90.0), (12, 3, 63.4349)]
+    ("num_points", "dimension", "best"), [(6, 3, 90.0), (8, 4, 90.0)]
 )
-def test_optimised_centers_reach_the_best_known_angle(num_points, dimension, best):
+def test_centers_of_more_classes_reach_the_best_known_angle(
+    num_points, dimension, best
+):
     actual = np.asarray(
         centers.max_mahalanobis_centers(num_points, dimension, center_norm=2.0),
         np.float64,
