@@ -83,9 +83,10 @@ LONGER_BODIES = {"mmc_jax/train/loop.py": 100}
 # Where the functions are the mathematics.
 _NUMERICAL = ("attacks", "centers", "data", "density", "losses", "lowering")
 _FUNCTION_TYPES = ("Callable", "LogitsFn", "Objective", "Attack", "LossFn")
-# They return the function that they are given, by name or changed, and say how.
+# They return the function that they are given or that was named, and say how.
 _NAMED_WITHOUT_MAKE = {
     "canonical_convolutions",
+    "load_logits_fn",
     "parallelize",
     "resolve_objective",
     "with_random_targets",
