@@ -335,9 +335,10 @@ import sys
 from mmc_jax.report import figures, tables
 assert "matplotlib" not in sys.modules
 import matplotlib
-before = dict(matplotlib.rcParams)
+names = ("font.size", "axes.grid", "axes.spines.top", "legend.frameon", "savefig.bbox")
+before = [matplotlib.rcParams[name] for name in names]
 figures.feature_map([[0.0, 1.0]], [0], {str(tmp_path / "a.png")!r})
-assert dict(matplotlib.rcParams) == before
+assert [matplotlib.rcParams[name] for name in names] == before
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

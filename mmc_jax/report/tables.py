@@ -146,11 +146,11 @@ def _strongest(records: Mapping[str, EvaluationRecord]) -> list[str] | None:
 def _zero_gradients(records: Mapping[str, EvaluationRecord]) -> list[list[str]]:
     """Return a row for each objective that has no gradient somewhere."""
     fractions = [record.zero_gradient_fractions for record in records.values()]
-    objectives = {name: None for found in fractions for name in found if found[name]}
+    objectives = {name: None for f in fractions for name in f if f[name]}
     return [
         [
             f"zero gradient, {name}",
-            *(f"{100 * found[name]:.1f}" if name in found else "-" for found in fractions),
+            *(f"{100 * f[name]:.1f}" if name in f else "-" for f in fractions),
         ]
         for name in objectives
     ]

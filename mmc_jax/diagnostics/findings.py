@@ -1,31 +1,12 @@
-"""Signs that a robustness number is not what it seems, each a named `Finding`.
-
-| finding | what it says |
-|---|---|
-| `zero_gradient` | the row's objective has no gradient to follow on many images |
-| `objective_disagreement` | another objective, same budget, breaks far more images |
-| `box_or_ball_violation` | the row's attack returned images that do not count |
-| `probabilities_as_logits` | the model seems to end in a softmax |
-
-The first is the trap of the MMC loss. Cross-entropy over distance logits
--||z - mu_k||^2 saturates: float32 rounds the wrong classes' probabilities to exactly
-zero, the gradient vanishes, and PGD never leaves its starting point. The model looks
-robust and is not.
-"""
+"""What a row of an evaluation gives away, as findings."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from mmc_jax.attacks.objectives import resolve_objective
-from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
 
 ZERO_GRADIENT_LIMIT = 0.05
 """Share of images with an exactly zero gradient above which a row is marked."""
@@ -85,84 +66,16 @@ class Row(Protocol):
         """Returned images per broken promise."""
 
 
-@functools.partial(jax.jit, static_argnames="objective")
-def _has_zero_gradient(logits_fn, images, labels, targets, keys, objective):
-    def total(images):
-        stochastic = isinstance(logits_fn, StochasticLogitsFn)
-        logits = logits_fn(images, keys) if stochastic else logits_fn(images)
-        return objective(logits, labels, targets).sum()
-
-    gradients = jax.grad(total)(images)
-    return jnp.all(gradients == 0, axis=tuple(range(1, images.ndim)))
-
-
-def zero_gradient_fraction(
-    logits_fn: LogitsFn | StochasticLogitsFn,
-    images: Array | np.ndarray,
-    labels: Array | np.ndarray,
-    *,
-    objective: str | Objective,
-    targets: Array | np.ndarray | None = None,
-    key: Array | None = None,
-    batch_size: int = 256,
-) -> float:
-    """Return the share of images on which the objective's gradient is exactly zero.
-
-    The share of i with d objective(logits_fn(x_i), y_i, t_i) / d x_i = 0 in every
-    pixel, in the precision in which attacks run. It is taken at the clean images,
-    misclassified ones included: a sign-gradient attack without a random start cannot
-    move such an image at all.
+def objective_label(objective: str, targeted: bool) -> str:
+    """Name an objective in its targeted or untargeted form, as the record does.
 
     Args:
-      logits_fn: the classifier, or a `StochasticLogitsFn`.
-      images: float32 `[num, height, width, channels]` in [0, 1].
-      labels: int `[num]`, the true labels.
-      objective: a name in `attacks.objectives.OBJECTIVES`, or a function of that form.
-      targets: int `[num]` for the targeted form of the objective.
-      key: one key, for a `StochasticLogitsFn` alone.
-      batch_size: images per gradient pass; the last batch is padded.
+      objective: its name.
+      targeted: which form.
 
     Returns:
-      A fraction in [0, 1].
-
-    Raises:
-      ValueError: for no images, labels of another length, an unknown objective, or a
-        stochastic classifier without a key.
-
-    Reference: Athalye, Carlini and Wagner, ICML 2018, on vanishing gradients as a form
-    of gradient masking.
+      The label.
     """
-    if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(
-            "images and labels must have one positive length, got"
-            f" {len(images)} and {len(labels)}"
-        )
-    if isinstance(logits_fn, StochasticLogitsFn) and key is None:
-        raise ValueError("a StochasticLogitsFn needs a key, got None")
-    objective = resolve_objective(objective)
-    if not isinstance(logits_fn, jax.tree_util.Partial | StochasticLogitsFn):
-        logits_fn = jax.tree_util.Partial(logits_fn)
-    key = jax.random.key(0) if key is None else key
-    batch_size = min(batch_size, len(images))
-    count = 0
-    for start in range(0, len(images), batch_size):
-        real = np.arange(start, min(start + batch_size, len(images)))
-        index = np.resize(real, batch_size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index))
-        is_zero = _has_zero_gradient(
-            logits_fn,
-            jnp.asarray(images[index]),
-            jnp.asarray(labels[index]),
-            None if targets is None else jnp.asarray(targets[index]),
-            keys,
-            objective,
-        )
-        count += int(np.asarray(is_zero)[: len(real)].sum())
-    return count / len(images)
-
-
-def objective_label(objective: str, targeted: bool) -> str:
-    """Name an objective in its targeted or untargeted form, as the record does."""
     return f"{objective} (targeted)" if targeted else objective
 
 
