@@ -31,7 +31,11 @@ def main() -> None:
     wanted = _fingerprint()
     # This very file is the lock: a lock file of its own would be one more to clean up.
     with pathlib.Path(__file__).open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another set-up is at work here; waiting for it ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if _VENV_PYTHON.exists() and _is_current(stamp, wanted):
             return
         if not _VENV_PYTHON.exists():

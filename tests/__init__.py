@@ -1,1 +1,1 @@
-"""The tests of mmc_jax: `<module>_test.py` for each module, and `reference/` to judge by."""
+"""The tests of mmc_jax: `<module>_test.py` each, and `reference/` to judge by."""
