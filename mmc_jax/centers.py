@@ -51,10 +51,11 @@ def max_mahalanobis_centers(
         not positive and finite.
 
     Examples:
-      >>> print(max_mahalanobis_centers(3, 2, center_norm=1.0).round(3))
-      [[ 1.     0.   ]
-       [-0.5    0.866]
-       [-0.5   -0.866]]
+      >>> centers = max_mahalanobis_centers(3, 2, center_norm=2.0)
+      >>> print((centers @ centers.T).round(1))
+      [[ 4. -2. -2.]
+       [-2.  4. -2.]
+       [-2. -2.  4.]]
 
     Source: Pang et al., ICLR 2020, Algorithm 1, for the simplex; Rankin, "The Closest
     Packing of Spherical Caps in n Dimensions", 1955, for the bound of 90 degrees.
@@ -134,9 +135,7 @@ def mahalanobis_logits(features: Array, centers: Array) -> Array:
     return 2.0 * products - squared_features - squared_centers
 
 
-def check_center_sizes(
-    num_classes: int, feature_dim: int, center_norm: float = 1.0
-) -> None:
+def check_center_sizes(num_classes: int, feature_dim: int, center_norm: float) -> None:
     """Refuse sizes and norms for which no centers exist.
 
     Args:

@@ -54,8 +54,10 @@ def mmc_loss(features: Array, labels: Array, centers: Array) -> Array:
     Robustness", ICLR 2020, the definition of L_MMC.
     """
     _check_shapes(features, labels, centers)
-    own_center = centers.at[labels].get(
-        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    own_center = (
+        jnp.asarray(centers)
+        .at[labels]
+        .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
     return 0.5 * jnp.sum(jnp.square(features - own_center), axis=-1)
 

@@ -14,11 +14,15 @@ dimensions:
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.optimize
+
+Energy = Callable[[np.ndarray], tuple[float, np.ndarray]]
+Pair = tuple[np.ndarray, np.ndarray]
 
 _SHARPNESS = (10.0, 100.0, 1e3, 1e4)
 """beta during the search: at first all pairs repel, in the end only the closest."""
@@ -120,21 +124,52 @@ def _descend(points: np.ndarray, sharpness: tuple[float, ...]) -> np.ndarray:
     flat = points.ravel()
     max_iterations = int(np.clip(5e7 / len(points) ** 2, 50, 200))
     for beta in sharpness:
-        flat = scipy.optimize.minimize(
-            _soft_max_cosine,
-            flat,
-            args=(points.shape, beta),
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "maxiter": max_iterations,
-                "maxcor": 20,
-                "ftol": 1e-12,
-                "gtol": 1e-9,
-            },
-        ).x
+        energy = functools.partial(_soft_max_cosine, shape=points.shape, beta=beta)
+        flat = _minimise(energy, flat, max_iterations)
     points = flat.reshape(points.shape)
     return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def _minimise(function: Energy, flat: np.ndarray, max_iterations: int) -> np.ndarray:
+    """Minimise by L-BFGS with backtracking, until it stalls.
+
+    SciPy's calls LAPACK for its tiny systems, which on several threads costs twenty
+    times the search itself and lets their number decide the rounding.
+
+    Source: Nocedal and Wright, "Numerical Optimization", algorithms 7.5 and 3.1.
+    """
+    value, gradient = function(flat)
+    pairs: collections.deque[Pair] = collections.deque(maxlen=20)
+    for _ in range(max_iterations):
+        direction = -_inverse_hessian_times(gradient, pairs)
+        slope = float(gradient @ direction)
+        step = 1.0
+        new_value, new_gradient = function(flat + direction)
+        while new_value > value + 1e-4 * step * slope and step > 1e-9:
+            step *= 0.5
+            new_value, new_gradient = function(flat + step * direction)
+        if new_value > value - 1e-12:
+            break
+        move, bend = step * direction, new_gradient - gradient
+        if move @ bend > 0.0:
+            pairs.append((move, bend))
+        flat, value, gradient = flat + move, new_value, new_gradient
+    return flat
+
+
+def _inverse_hessian_times(vector: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
+    """Apply the inverse Hessian that the (move, change of gradient) pairs suggest."""
+    result = vector
+    factors = []
+    for move, bend in reversed(pairs):
+        factors.append((move @ result) / (move @ bend))
+        result = result - factors[-1] * bend
+    if pairs:
+        move, bend = pairs[-1]
+        result = result * ((move @ bend) / (bend @ bend))
+    for (move, bend), factor in zip(pairs, reversed(factors), strict=True):
+        result = result + (factor - (bend @ result) / (move @ bend)) * move
+    return result
 
 
 def _soft_max_cosine(
