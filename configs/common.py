@@ -1,6 +1,6 @@
 """What all configs share: the string argument, and one base with every field.
 
-A string argument chooses structure, `--config=configs/mnist.py:loss=mmc,adv=pgd,eps=0.3`;
+A string argument chooses structure, `configs/mnist.py:loss=mmc,adv=pgd,eps=0.3`;
 overrides change values, `--config.optimizer.learning_rate=0.05`. Configs are plain
 data and import nothing of `mmc_jax`, which checks every value when a run starts.
 """

@@ -1,7 +1,7 @@
 """MNIST with the small CNN.
 
-    python launch/train.py --config=configs/mnist.py:loss=mmc --workdir=runs/mnist_mmc
-    python launch/train.py --config=configs/mnist.py:loss=mmc,adv=pgd,eps=0.3 --workdir=...
+    python launch/train.py --config=configs/mnist.py:loss=mmc --workdir=...
+    python launch/train.py --config=configs/mnist.py:loss=mmc,adv=pgd,eps=0.3 ...
 
 The paper has no accuracy table for MNIST. Measured results, with seeds and intervals,
 are in results/.

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     """Train, and say in one line what went wrong where something did."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)
     try:
         train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
     except (ValueError, FileNotFoundError) as error:

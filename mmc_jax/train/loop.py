@@ -95,7 +95,7 @@ def train(
         restored = saved.restore(run.state)
         if restored is not None:
             run.state = restored[1]
-            logging.info("Going on from step %d in %s", restored[0], workdir)
+            logging.warning("Going on from step %d in %s", restored[0], workdir)
         with Log(workdir, step=int(run.state.step)) as log:
             _run_epochs(run, saved, log, progress)
     return run.state

@@ -182,7 +182,7 @@ def train_step(
         gradients, updates, metrics = lax.pmean(
             (gradients, updates, metrics), axis_name
         )
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     return _apply_gradients(state, gradients, updates), metrics
 
 
