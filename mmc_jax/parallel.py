@@ -124,9 +124,11 @@ def _partition(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS_NAME)
 
 
-def _split(leaf: Array, axis: int, num_devices: int) -> np.ndarray:
+def _split(leaf: Array | np.ndarray, axis: int, num_devices: int) -> np.ndarray:
     """Turn `axis` into a leading axis of devices and the share of each."""
-    leaf = np.asarray(leaf)
-    shape = leaf.shape
+    whole = np.asarray(leaf)
+    shape = whole.shape
     shares = (num_devices, shape[axis] // num_devices)
-    return np.moveaxis(leaf.reshape(shape[:axis] + shares + shape[axis + 1 :]), axis, 0)
+    return np.moveaxis(
+        whole.reshape(shape[:axis] + shares + shape[axis + 1 :]), axis, 0
+    )

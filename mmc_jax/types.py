@@ -1,4 +1,4 @@
-"""The vocabulary: the few types and function signatures that all of mmc_jax is written in.
+"""The vocabulary: the types and signatures that all of mmc_jax is written in.
 
 Conventions, everywhere outside a model: `batch` is the leading axis; images are
 float32 `[batch, height, width, channels]` with values in [0, 1]; labels are int32
@@ -27,9 +27,9 @@ recompile an attack.
 """
 
 Objective = Callable[[Array, Array, "Array | None"], Array]
-"""(logits `[batch, num_classes]`, labels `[batch]`, targets `[batch]` or None) -> `[batch]`.
+"""(logits `[batch, num_classes]`, labels `[batch]`, targets `[batch]`) -> `[batch]`.
 
-Minimised by every attack; `targets=None` means untargeted.
+Minimised by every attack; `targets` may be None, which means untargeted.
 """
 
 Metrics = dict[str, Array]
@@ -56,24 +56,27 @@ class Attack(Protocol):
 class StochasticLogitsFn:
     """A randomised classifier: `fn(images, keys) -> logits`, one key an example.
 
-    Attacks give it a fresh key per step and per sample. `fn` may be a plain callable or,
-    for dynamic weights, a `jax.tree_util.Partial`.
+    Attacks give it a fresh key per step and per sample. `fn` may be a plain callable
+    or, for dynamic weights, a `jax.tree_util.Partial`.
     """
 
     def __init__(self, fn: Callable[[Array, Array], Array]):
-        is_partial = isinstance(fn, jax.tree_util.Partial)
-        self.fn = fn if is_partial else jax.tree_util.Partial(fn)
+        if not isinstance(fn, jax.tree_util.Partial):
+            fn = jax.tree_util.Partial(fn)
+        self.fn = fn
 
     def __call__(self, images: Array, keys: Array) -> Array:
         """Return logits `[batch, num_classes]` for `keys` `[batch]`."""
         return self.fn(images, keys)
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[jax.tree_util.Partial], None]:
         """Split into the pytree `fn` and no static data."""
         return (self.fn,), None
 
     @classmethod
-    def tree_unflatten(cls, aux_data, children):
+    def tree_unflatten(
+        cls, aux_data: None, children: tuple[jax.tree_util.Partial]
+    ) -> StochasticLogitsFn:
         """Rebuild without looking at the child, which may be a placeholder."""
         del aux_data
         instance = object.__new__(cls)

@@ -16,6 +16,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import lax
@@ -28,8 +29,7 @@ from mmc_jax.types import Array, Attack, Batch, LossFn, Metrics, Variables
 Augment = Callable[[Array, Array], Array]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that a step reads and returns, whole and replicated."""
 
     step: Array
@@ -61,7 +61,7 @@ def create_train_state(
     key: Array,
     image_shape: tuple[int, ...],
     *,
-    mean_image: Array | None = None,
+    mean_image: Array | np.ndarray | None = None,
     ema_decay: float = 0.0,
 ) -> TrainState:
     """Initialise the model and its optimiser.
