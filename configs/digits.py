@@ -14,6 +14,15 @@ def get_config(arg=None):
     config = common.base_config(args)
     config.dataset = "digits"
     config.validation_size = 200
+    # As for MNIST, and chosen the same way.
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
     config.num_epochs = 40
-    config.optimizer.boundaries = (31,)
+    config.optimizer.boundaries = (30,)
+    config.checkpoint_every_epochs = 5
+    if config.attack:
+        config.attack.warmup_epochs = 5
+        config.augment.shift = 0.0
+        config.num_epochs = 25
+        config.optimizer.boundaries = (20,)
     return common.shrink(config) if args.runlocal else config

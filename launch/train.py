@@ -38,22 +38,37 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(_fail(error, 2))
     except (NonFiniteLossError, CheckpointError) as error:
         sys.exit(_fail(error, 1))
+    except (ValueError, OSError) as error:
+        sys.exit(_fail(error, 2))
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.")
         sys.exit(130)
     print(f"Done. To attack it: python launch/evaluate.py --workdir={_WORKDIR.value}")
 
 
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _fail(error: object, status: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parse the flags, or say in one line which one is wrong."""
+    app.define_help_flags()
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        # ml_collections quotes its messages once or twice, and gives an error in a
+        # config file as a traceback in words, whose last line is enough.
+        message = str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'.")
+        lines = [line.strip() for line in message.splitlines()]
+        causes = [line for line in lines if line.startswith("ValueError: ")]
+        message = causes[-1].removeprefix("ValueError: ") if causes else " ".join(lines)
+        sys.exit(_fail(f"{message}. --help lists all flags", 2))
 
 
 if __name__ == "__main__":
     # configs/ is imported as a package, from wherever this script is started.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)
