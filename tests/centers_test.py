@@ -13,8 +13,8 @@ from mmc_jax import centers, spherical_codes
 
 from .reference import centers as reference
 
-# REFERENCE 1.4: the first 10x10 block of the authors' file for 10 classes, whose rows
-# repeat one value below the diagonal of each column.
+# The first 10x10 block of the authors' file for 10 classes (unit norm), where a column
+# repeats one value below its diagonal.
 _DIAGONAL = [1, 0.993808, 0.986013, 0.9759, 0.96225, 0.942809, 0.912871, 0.860663]
 _BELOW = [0.111111, 0.124226, 0.140859, 0.16265, 0.19245, 0.235702, 0.30429, 0.430331]
 
