@@ -153,7 +153,7 @@ def test_keys_come_from_the_row_name_and_the_example_id(enroll):
 def test_lying_attacks_are_caught_and_do_not_count(enroll):
     def lie(logits_fn, key, images, labels, *, targets=None, epsilon):
         flip = 1 - 2 * images  # mirrors the hyperplane: breaks everything
-        lies = [images + flip, images + jnp.nan, images + 2, images]
+        lies = [images, images + flip, images + jnp.nan, images + 2]
         kind = jnp.arange(len(images)) % 4
         return jnp.select([kind[:, None, None, None] == k for k in range(4)], lies)
 
@@ -162,7 +162,7 @@ def test_lying_attacks_are_caught_and_do_not_count(enroll):
     record = _evaluate({"lie": dict(name="lie")}, mode="individual")
     np.testing.assert_array_equal(record.robust, record.clean_correct)
     row = record.row("lie")
-    assert row.violations == {"nonfinite": 6, "outside_box": 6, "outside_ball": 12}
+    assert row.violations == {"nonfinite": 6, "outside_box": 5, "outside_ball": 11}
     (finding,) = record.findings
     assert (finding.name, finding.row) == ("box_or_ball_violation", "lie")
     assert finding.numbers == {**row.violations, "num_attacked": NUM}
@@ -324,6 +324,20 @@ def test_kept_images_have_the_worst_case_accuracy():
     predictions = np.asarray(_logits(record.images)).argmax(axis=1)
     np.testing.assert_array_equal(predictions == labels, record.robust)
     assert np.abs(record.images - images).max() == pytest.approx(EPSILON, abs=1e-6)
+
+
+def test_kept_images_are_the_first_that_broke_each_example(enroll):
+    enroll(jump)
+    rows = {name: dict(name="jump") for name in ("a", "b")}
+    options = dict(mode="individual", keep_images=True, epsilon=0.2)
+    both = _evaluate(rows, **options)
+    alone = {name: _evaluate({name: rows[name]}, **options) for name in rows}
+    by_a = both.clean_correct & ~alone["a"].robust
+    by_b = alone["a"].robust & ~alone["b"].robust
+    assert by_a.any() and by_b.any() and not both.clean_correct.all()
+    expected = np.where(by_a[:, None, None, None], alone["a"].images, _data()[0])
+    expected[by_b] = alone["b"].images[by_b]
+    np.testing.assert_array_equal(both.images, expected)
 
 
 def test_an_interruption_hands_over_what_was_done(enroll):
