@@ -15,31 +15,30 @@ _VERSION = re.search(
 # Minimum versions are the oldest that the tests have run with; `constraints.txt` pins
 # the ones that `make test` and `make quickstart` install.
 _REQUIRED = [
-    "absl-py>=2.1",
+    "absl-py>=2.5",
     "chex>=0.1.92",
     "flax>=0.12.8",
     "jax>=0.10.2",
     "matplotlib>=3.10",
     "ml_collections>=1.1",
-    "numpy>=2.0",
+    "numpy>=2.1",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     # tensorflow-datasets decodes images with it, and does not declare it.
-    "pillow>=10",
-    "scikit-learn>=1.5",
+    "pillow>=11",
+    "scikit-learn>=1.6",
     "scipy>=1.14",
-    "tensorboardX>=2.6.2",
+    "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.10",
-    "tensorstore>=0.1.70",
-    "tqdm>=4.66",
+    "tensorstore>=0.1.86",
+    "tqdm>=4.67",
 ]
 
 _TEST = [
-    "hypothesis>=6.100",
-    "mypy>=2.0",
-    "pytest>=9.0",
-    "pytest-xdist>=3.6",
-    "ruff>=0.17",
+    "mypy>=2.4",
+    "pytest>=9.2",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17.6",
     # Builds the wheel that the packaging test looks into; 70.1 is the first that needs
     # no separate `wheel`.
     "setuptools>=70.1",
@@ -52,6 +51,8 @@ setuptools.setup(
         "Train and honestly evaluate adversarially robust classifiers with the "
         "Max-Mahalanobis center loss, in JAX and Flax"
     ),
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
