@@ -119,7 +119,8 @@ def dlr(logits: Array, labels: Array, targets: Array | None = None) -> Array:
         spread = largest[:, 0] - largest[:, 2]
     else:
         numerator = _entry(logits, labels) - _entry(logits, targets)
-        spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+        # Differences first: exact, however far from 0 the logits are.
+        spread = (largest[:, :1] - largest[:, 2:]).mean(axis=1)
     return numerator / jnp.where(spread > 0, spread, 1.0)
 
 

@@ -18,6 +18,9 @@ from jax.typing import ArrayLike
 
 from mmc_jax.types import Array
 
+# A number above this has a reciprocal that compilers may flush to zero.
+_HUGE = 1e30
+
 
 def per_pixel(value: Array) -> Array:
     """Reshape a scalar or `[batch]` value so that it broadcasts over images.
@@ -37,7 +40,7 @@ def l2_norm(values: Array) -> Array:
     Scaled by the largest entry first, so that it neither overflows nor underflows.
 
     Args:
-      values: `[batch, ...]`, finite.
+      values: `[batch, ...]`, at most 1e30 in size.
 
     Returns:
       `[batch, 1, ...]`.
@@ -52,13 +55,14 @@ def unit_vector(vectors: Array, *, order: int) -> Array:
     """Divide each example by its l1 or l2 norm; a zero vector stays zero.
 
     Args:
-      vectors: `[batch, ...]`, finite.
+      vectors: `[batch, ...]`; entries beyond 1e30 count as 1e30, but not NaN.
       order: 1 or 2.
 
     Returns:
       Like `vectors`, with norm 1 or 0.
     """
     axes = tuple(range(1, vectors.ndim))
+    vectors = jnp.clip(vectors, -_HUGE, _HUGE)
     largest = jnp.max(jnp.abs(vectors), axis=axes, keepdims=True)
     scaled = vectors / jnp.where(largest > 0, largest, 1.0)
     length = jnp.sum(jnp.abs(scaled) ** order, axis=axes, keepdims=True) ** (1 / order)
@@ -91,7 +95,7 @@ def project(
       Images like `images`, with norm at most epsilon and inside the box.
     """
     radius = per_pixel(jnp.asarray(epsilon))
-    delta = candidates - images
+    delta = jnp.clip(candidates - images, -_HUGE, _HUGE)
     delta = _SHORTEN[norm](jnp.where(jnp.isnan(delta), 0.0, delta), radius)
     return jnp.clip(_add_rounding_inward(images, delta), *bounds)
 
