@@ -1,0 +1,350 @@
+"""What every attack promises, over one table: a row enrolls an attack in all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from jax.tree_util import Partial
+
+from mmc_jax import attacks
+
+NUM_CLASSES, BATCH, SHAPE = 5, 16, (4, 4, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An attack, its hyperparameters, and what is true of it."""
+
+    name: str
+    hyperparameters: dict[str, Any]
+    strength: str = "epsilon"
+    """The hyperparameter that is 0 for an attack that does nothing."""
+    norm: str | None = "linf"
+    """The ball it keeps to; None for an attack that looks at no model."""
+    is_random: bool = False
+
+    def __call__(self, logits_fn, key, images, labels, **more):
+        attack = attacks.ATTACKS[self.name]
+        return attack(logits_fn, key, images, labels, **(self.hyperparameters | more))
+
+
+CASES = {
+    "fgsm": Case("fgsm", dict(epsilon=0.1)),
+    "bim": Case("bim", dict(epsilon=0.1, num_steps=4, objective="margin")),
+    "pgd": Case(
+        "pgd",
+        dict(epsilon=0.1, step_size=0.03, num_steps=4, objective="dlr", num_restarts=2),
+        is_random=True,
+    ),
+    "pgd_l2_last": Case(
+        "pgd",
+        dict(
+            epsilon=0.5,
+            step_size=0.2,
+            num_steps=4,
+            norm="l2",
+            objective="own_class",
+            keep="last",
+            stop_on_success=False,
+        ),
+        norm="l2",
+        is_random=True,
+    ),
+    "mim": Case("mim", dict(epsilon=0.1, step_size=0.03, num_steps=4)),
+    "gaussian_noise": Case(
+        "gaussian_noise", dict(sigma=0.2), strength="sigma", norm=None, is_random=True
+    ),
+    "rotation": Case(
+        "rotation",
+        dict(max_angle=30.0),
+        strength="max_angle",
+        norm=None,
+        is_random=True,
+    ),
+}
+# One row an attack, where a second norm would show nothing new.
+ONCE = [name for name, case in CASES.items() if case.name == name]
+WITH_MODEL = [name for name, case in CASES.items() if case.norm]
+WITH_STEPS = [name for name in WITH_MODEL if "num_steps" in CASES[name].hyperparameters]
+
+_generator = np.random.default_rng(0)
+IMAGES = jnp.asarray(_generator.uniform(size=(BATCH, *SHAPE)), jnp.float32)
+KERNEL = jnp.asarray(_generator.normal(size=(16, NUM_CLASSES)), jnp.float32)
+LABELS = jnp.argmax(IMAGES.reshape(BATCH, -1) @ KERNEL, axis=1).astype(jnp.int32)
+# Every fourth label is wrong, so that successes at the start are covered too.
+LABELS = jnp.where(jnp.arange(BATCH) % 4 == 3, (LABELS + 1) % NUM_CLASSES, LABELS)
+TARGETS = (LABELS + 2) % NUM_CLASSES
+_KEY_DATA = np.asarray(
+    jax.random.key_data(jax.random.split(jax.random.key(7), BATCH + 1))
+)
+
+num_traces = 0
+
+
+def linear_logits(weights, images):
+    """A matrix; `shift` moves all logits of an example, `nan_above` breaks some."""
+    global num_traces
+    num_traces += 1
+    logits = images.reshape(len(images), -1) @ weights["kernel"]
+    shift = weights["shift"] * (1 + jnp.arange(len(images)) % 4)
+    is_broken = images[:, 0, 0, 0] > weights["nan_above"]
+    return jnp.where(is_broken[:, None], jnp.nan, logits + shift[:, None])
+
+
+def keys(which=slice(BATCH)):
+    return jax.random.wrap_key_data(_KEY_DATA[which])
+
+
+def matrix(**changes):
+    weights = dict(kernel=KERNEL, shift=jnp.float32(0), nan_above=jnp.float32(2))
+    return Partial(linear_logits, weights | changes)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=ONCE)
+def case_once(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=WITH_MODEL)
+def model_case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=[name for name in ONCE if name in WITH_MODEL])
+def model_case_once(request):
+    return CASES[request.param]
+
+
+def assert_in_ball_and_box(case, adv_images, images=IMAGES):
+    adv_images = np.asarray(adv_images)
+    assert adv_images.min() >= 0.0 and adv_images.max() <= 1.0
+    delta = adv_images.astype(np.float64) - np.asarray(images, np.float64)
+    delta = delta.reshape(len(images), -1)
+    size = {
+        "linf": np.abs(delta).max(axis=1),
+        "l2": np.sqrt((delta**2).sum(axis=1)),
+        None: np.zeros(1),
+    }[case.norm]
+    epsilon = case.hyperparameters.get("epsilon", 0.0)
+    assert size.max() <= epsilon * (1 + 1e-6) + 1e-7
+
+
+def test_table_enrolls_every_attack():
+    assert {case.name for case in CASES.values()} == set(attacks.ATTACKS)
+
+
+def test_returns_changed_images_in_the_ball_and_the_box(case):
+    adv_images = case(matrix(), keys(), IMAGES, LABELS)
+    assert adv_images.shape == IMAGES.shape and adv_images.dtype == jnp.float32
+    assert_in_ball_and_box(case, adv_images)
+    moved = np.abs(adv_images - IMAGES).max(axis=(1, 2, 3))
+    assert (moved[LABELS == jnp.argmax(matrix()(IMAGES), axis=1)] > 0.01).all()
+
+
+def test_of_no_strength_is_the_identity(case):
+    adv_images = case(matrix(), keys(), IMAGES, LABELS, **{case.strength: 0.0})
+    np.testing.assert_allclose(adv_images, IMAGES, rtol=0, atol=1e-6)
+
+
+def test_is_deterministic_in_the_key(case):
+    first, again = (case(matrix(), keys(), IMAGES, LABELS) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    other = case(matrix(), keys(slice(1, None)), IMAGES, LABELS)
+    assert bool(jnp.any(other != first)) == case.is_random
+
+
+def test_one_key_stands_for_a_key_folded_with_each_position(case_once):
+    key = jax.random.key(3)
+    folded = jnp.stack([jax.random.fold_in(key, position) for position in range(BATCH)])
+    np.testing.assert_array_equal(
+        case_once(matrix(), key, IMAGES, LABELS),
+        case_once(matrix(), folded, IMAGES, LABELS),
+    )
+
+
+def test_order_does_not_matter(case):
+    order = np.random.default_rng(1).permutation(BATCH)
+    whole = case(matrix(), keys(), IMAGES, LABELS)
+    shuffled = case(matrix(), keys(order), IMAGES[order], LABELS[order])
+    np.testing.assert_allclose(shuffled, whole[order], rtol=0, atol=1e-6)
+
+
+def test_composes_with_jit_and_vmap_over_strength_and_keys(case_once):
+    case = case_once
+    value = case.hyperparameters[case.strength]
+    strengths = np.array([value, value / 2, np.nan, -1.0, np.inf], np.float32)
+    parts = [slice(BATCH), slice(1, BATCH + 1)]
+
+    @jax.jit
+    def grid(strengths, many_keys):
+        def attack(strength, keys):
+            hyperparameters = {case.strength: strength}
+            return case(matrix(), keys, IMAGES, LABELS, **hyperparameters)
+
+        return jax.vmap(jax.vmap(attack, (None, 0)), (0, None))(strengths, many_keys)
+
+    adv_images = grid(strengths, jnp.stack([keys(part) for part in parts]))
+    assert adv_images.shape == (5, 2, BATCH, *SHAPE)
+    # Traced values are not checked, but they do not leave the box either.
+    assert bool(jnp.all((adv_images >= 0) & (adv_images <= 1)))
+    for i in range(2):
+        for j, part in enumerate(parts):
+            more = {case.strength: strengths[i]}
+            plain = case(matrix(), keys(part), IMAGES, LABELS, **more)
+            np.testing.assert_allclose(adv_images[i, j], plain, rtol=0, atol=1e-6)
+
+
+def split_batch(num_parts):
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(num_parts, BATCH // num_parts, *leaf.shape[1:]),
+        (keys(), IMAGES, LABELS),
+    )
+
+
+def test_composes_with_scan_and_a_batch_equals_its_halves(case_once):
+    def one_half(weights, batch):
+        return weights, case_once(Partial(linear_logits, weights), *batch)
+
+    _, halves = jax.lax.scan(one_half, matrix().args[0], split_batch(2))
+    whole = case_once(matrix(), keys(), IMAGES, LABELS)
+    np.testing.assert_allclose(halves.reshape(IMAGES.shape), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.needs_eight_devices
+def test_composes_with_pmap(case_once):
+    adv_images = jax.pmap(lambda *share: case_once(matrix(), *share))(*split_batch(8))
+    assert len(adv_images.sharding.device_set) == 8
+    whole = case_once(matrix(), keys(), IMAGES, LABELS)
+    adv_images = adv_images.reshape(IMAGES.shape)
+    np.testing.assert_allclose(adv_images, whole, rtol=0, atol=1e-6)
+
+
+def test_new_weights_and_numbers_compile_nothing(case, caplog):
+    def run(scale, kernel):
+        numbers = {
+            name: scale * value
+            for name, value in case.hyperparameters.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        case(matrix(kernel=kernel), keys(), IMAGES, LABELS, **numbers)
+
+    other_kernel = KERNEL + 0.5
+    run(1, KERNEL)
+    before = num_traces
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run(2, other_kernel)
+        run(np.int64(3), KERNEL)
+    assert num_traces == before
+    assert "Compiling" not in caplog.text
+
+
+class Dense(linen.Module):
+    @linen.compact
+    def __call__(self, images):
+        dense = linen.Dense(NUM_CLASSES, use_bias=False)
+        return dense(images.reshape(len(images), -1))
+
+
+class NnxDense(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(16, NUM_CLASSES, use_bias=False, rngs=rngs)
+
+    def __call__(self, images):
+        return self.dense(images.reshape(len(images), -1))
+
+
+def linen_logits(variables, images):
+    return Dense().apply(variables, images)
+
+
+def nnx_logits(graph, state, images):
+    return nnx.merge(graph, state)(images)
+
+
+def test_attacks_a_matrix_linen_and_nnx_alike(model_case_once):
+    graph, state = nnx.split(NnxDense(nnx.Rngs(0)))
+    state["dense"]["kernel"].set_value(KERNEL)
+    variables = {"params": {"Dense_0": {"kernel": KERNEL}}}
+    expected = model_case_once(matrix(), keys(), IMAGES, LABELS)
+    for logits_fn in (
+        Partial(linen_logits, variables),
+        Partial(nnx_logits, graph, state),
+    ):
+        adv_images = model_case_once(logits_fn, keys(), IMAGES, LABELS)
+        np.testing.assert_allclose(adv_images, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-64.0, 64.0])
+def test_a_constant_added_to_the_logits_changes_nothing(model_case, shift):
+    expected = model_case(matrix(), keys(), IMAGES, LABELS)
+    shifted = matrix(shift=jnp.float32(shift))
+    assert bool(jnp.all(shifted(IMAGES) * shift > 0))
+    adv_images = model_case(shifted, keys(), IMAGES, LABELS)
+    np.testing.assert_allclose(adv_images, expected, rtol=0, atol=1e-5)
+
+
+def test_an_image_that_the_model_cannot_judge_comes_back_as_it_was(model_case):
+    # The pixel that decides is too far from the threshold to cross it within epsilon.
+    broken = jnp.arange(BATCH) % 2 == 0
+    images = IMAGES.at[:, 0, 0, 0].set(jnp.where(broken, 1.0, 0.0))
+    whole = model_case(matrix(), keys(), images, LABELS)
+    logits_fn = matrix(nan_above=jnp.float32(0.5))
+    adv_images = model_case(logits_fn, keys(), images, LABELS)
+    expected = jnp.where(broken[:, None, None, None], images, whole)
+    np.testing.assert_array_equal(adv_images, expected)
+
+
+def test_targets_are_approached(model_case):
+    more = dict(targets=TARGETS, objective="margin")
+    adv_images = model_case(matrix(), keys(), IMAGES, LABELS, **more)
+    assert_in_ball_and_box(model_case, adv_images)
+    before, after = (
+        attacks.objectives.margin(matrix()(images), LABELS, TARGETS)
+        for images in (IMAGES, adv_images)
+    )
+    assert bool(jnp.all(after < before - 0.05))
+
+
+@pytest.mark.parametrize("name", WITH_STEPS)
+def test_more_steps_are_not_worse(name):
+    case = CASES[name]
+    # On a matrix, own_class is linear in the image, and the ball and box are convex.
+    epsilon = case.hyperparameters["epsilon"]
+    fixed = dict(objective="own_class", stop_on_success=False, step_size=epsilon / 4)
+    reached = []
+    for num_steps in (1, 2, 4, 16):
+        more = dict(fixed, num_steps=num_steps)
+        adv_images = case(matrix(), keys(), IMAGES, LABELS, **more)
+        reached.append(attacks.objectives.own_class(matrix()(adv_images), LABELS))
+    for fewer, more in zip(reached[:-1], reached[1:], strict=True):
+        assert bool(jnp.all(more <= fewer + 1e-5))
+    assert bool(jnp.all(reached[-1] < reached[0]))
+
+
+def test_a_bfloat16_model_is_attacked_in_float32(model_case_once):
+    model_case = model_case_once
+
+    def logits_fn(images):
+        kernel = KERNEL.astype(jnp.bfloat16)
+        return images.astype(jnp.bfloat16).reshape(len(images), -1) @ kernel
+
+    adv_images = model_case(logits_fn, keys(), IMAGES, LABELS)
+    assert adv_images.dtype == jnp.float32
+    assert_in_ball_and_box(model_case, adv_images)
+    before, after = (
+        attacks.objectives.margin(matrix()(images), LABELS)
+        for images in (IMAGES, adv_images)
+    )
+    assert bool(jnp.all(after[before > 0] < before[before > 0]))
