@@ -30,7 +30,7 @@ class CostEstimate:
     seconds: float
     """Time of all passes, compilation apart."""
     compile_seconds: float
-    """Time to compile one pass once for every row."""
+    """Time to compile one pass once for every row; a whole attack takes more."""
     memory_bytes: int | None
     """Device memory of a gradient pass over one batch; None if the backend is mute."""
 
@@ -43,7 +43,7 @@ class CostEstimate:
             f"at most {self.gradient_passes} gradient passes and"
             f" {self.forward_passes} forward passes over a batch: about"
             f" {format_seconds(self.seconds)}, plus"
-            f" {format_seconds(self.compile_seconds)} to compile, with {memory}"
+            f" {format_seconds(self.compile_seconds)} or more to compile, with {memory}"
         )
 
 
