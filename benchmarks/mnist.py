@@ -94,7 +94,9 @@ def _evaluate(workdir, config, rows, epsilon) -> dict:
     images, labels = np.float32(test.images / 255), test.labels
     classify = jax.jit(lambda batch: metrics.correct(logits_fn(batch[0]), batch[1]))
     right = [
-        int(classify((images[first : first + 1000], labels[first : first + 1000])).sum())
+        int(
+            classify((images[first : first + 1000], labels[first : first + 1000])).sum()
+        )
         for first in range(0, len(labels), 1000)
     ]
     record = robust_accuracy(
@@ -113,7 +115,7 @@ def _evaluate(workdir, config, rows, epsilon) -> dict:
     return {
         "clean_test": {"correct": sum(right), "total": len(labels)},
         "config": run["config"],
-        "git_revision": run["git_revision"],
+        "trained_in": run["environment"],
         **record.to_dict(),
     }
 

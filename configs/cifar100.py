@@ -6,10 +6,12 @@
 Add `targeted` for the paper's AT^tar, `model=resnet110_v2` for its deeper network.
 """
 
+import ml_collections
+
 from configs import common
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Return the config; see `common.ARGUMENTS` for what `arg` accepts."""
     args = common.parse_arg(
         arg, loss="mmc", adv="none", eps=8 / 255, model="resnet32_v2"

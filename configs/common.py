@@ -6,6 +6,7 @@ data and import nothing of `mmc_jax`, which checks every value when a run starts
 """
 
 from fractions import Fraction
+from typing import Any
 
 import ml_collections
 
@@ -20,7 +21,7 @@ ARGUMENTS = {
 FLAGS = ("targeted", "runlocal")
 
 
-def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
+def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
     """Parse `loss=mmc,adv=pgd,eps=8/255,runlocal` over `defaults`.
 
     Raises:
@@ -79,34 +80,26 @@ def base_config(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.checkpoint_every_epochs = 1
     config.keep_checkpoints = 3
     config.max_train_images = 0  # 0: all of them
-    config.model = ml_collections.ConfigDict(
-        dict(
-            name=args.model,
-            feature_dim=0,  # 0: the architecture's own
-            center_norm=10.0,  # C_MM
-            centers="optimal",  # or random
-            dtype="float32",  # or bfloat16, for accelerators
-        )
+    config.model = dict(
+        name=args.model,
+        feature_dim=0,  # 0: the architecture's own
+        center_norm=10.0,  # C_MM
+        centers="optimal",  # or random
+        dtype="float32",  # or bfloat16, for accelerators
     )
-    config.loss = ml_collections.ConfigDict(
-        dict(
-            name=args.loss,
-            # The reference trains MMC without the paper's one half: its learning
-            # rates belong to that loss.
-            loss_scale=2.0 if args.loss == "mmc" else 1.0,
-        )
-    )
+    # The reference trains MMC without the paper's one half: its learning rates belong
+    # to that loss.
+    scale = 2.0 if args.loss == "mmc" else 1.0
+    config.loss = dict(name=args.loss, loss_scale=scale)
     config.attack = training_attack(args)
-    config.augment = ml_collections.ConfigDict(dict(shift=0.1, flip=False))
-    config.optimizer = ml_collections.ConfigDict(
-        dict(
-            name="sgd",  # or adam
-            learning_rate=0.01,
-            momentum=0.9,
-            conv_l2=1e-4,  # of the sum of squares, on convolution kernels alone
-            boundaries=(101, 151),  # epochs after which the rate falls tenfold
-            ema_decay=0.0,  # 0: no moving average of the weights
-        )
+    config.augment = dict(shift=0.1, flip=False)
+    config.optimizer = dict(
+        name="sgd",  # or adam
+        learning_rate=0.01,
+        momentum=0.9,
+        conv_l2=1e-4,  # of the sum of squares, on convolution kernels alone
+        boundaries=(101, 151),  # epochs after which the rate falls tenfold
+        ema_decay=0.0,  # 0: no moving average of the weights
     )
     return config
 

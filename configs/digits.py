@@ -5,10 +5,12 @@
 `make quickstart` trains three models on it and attacks them.
 """
 
+import ml_collections
+
 from configs import common
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Return the config; see `common.ARGUMENTS` for what `arg` accepts."""
     args = common.parse_arg(arg, loss="mmc", adv="none", eps=0.1, model="cnn")
     config = common.base_config(args)

@@ -265,8 +265,8 @@ def test_loop_learns_and_writes_what_it_did(finished_run):
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     record = json.loads((workdir / "run.json").read_text())
     assert record["seed"] == 0 and record["config"]["loss"]["name"] == "mmc"
-    assert record["versions"]["jax"] == jax.__version__
-    assert record["git_revision"]
+    assert record["environment"]["jax"] == jax.__version__
+    assert record["environment"]["git_revision"]
     assert list((workdir / "tensorboard").iterdir())
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax import attacks, data, diagnostics
+from mmc_jax.environment import describe_environment, describe_key
 from mmc_jax.evaluate.checks import Examples
-from mmc_jax.evaluate.environment import describe_environment, describe_key
 from mmc_jax.evaluate.progress import Progress
 from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
 from mmc_jax.evaluate.rows import Row

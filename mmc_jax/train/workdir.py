@@ -8,11 +8,8 @@ checkpoints/    the last ones, and the best by validation
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 from typing import Any
 
 import flax.linen as nn
@@ -20,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-import mmc_jax
 from mmc_jax import models
 from mmc_jax.checkpoint import Checkpointer
+from mmc_jax.environment import describe_environment
 from mmc_jax.train import build
 from mmc_jax.train.step import TrainState, create_train_state
 from mmc_jax.types import LogitsFn, Variables
@@ -35,32 +32,6 @@ _MAY_CHANGE = (
     "steps_per_call",
     "keep_checkpoints",
 )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    device = jax.devices()[0].device_kind
-    return {
-        "mmc_jax": mmc_jax.__version__,
-        "python": platform.python_version(),
-        **found,
-        "device": f"{jax.local_device_count()} x {device}",
-    }
-
-
-def git_revision() -> str | None:
-    """Return this source tree's revision, with `+` if it has changes, or None."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-    folder = pathlib.Path(__file__).parent
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def open_workdir(
@@ -107,8 +78,7 @@ def open_workdir(
         "seed": config.seed,
         "num_classes": num_classes,
         "image_shape": image_shape,
-        "versions": versions(),
-        "git_revision": git_revision(),
+        "environment": describe_environment(),
     }
     # Written whole or not at all: a killed run must find a readable record.
     partial = record.with_suffix(".partial")

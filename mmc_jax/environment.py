@@ -1,10 +1,12 @@
-"""What a number depends on besides its arguments: versions, device, key, time."""
+"""What a number depends on besides its arguments: versions, device, revision, key."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import pathlib
 import platform
+import subprocess
 from typing import Any
 
 import jax
@@ -17,18 +19,32 @@ def describe_environment() -> dict[str, Any]:
     """Describe what a number depends on besides its arguments.
 
     Returns:
-      Versions, device and time (UTC), as plain data.
+      Versions, device, git revision and time (UTC), as plain data.
     """
-    names = ("jax", "jaxlib", "numpy", "flax")
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.devices()[0]
     return {
         "mmc_jax": __version__,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in names},
         "platform": device.platform,
-        "device": device.device_kind,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.local_device_count()} x {device.device_kind}",
+        "git_revision": git_revision(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def git_revision() -> str | None:
+    """Return this source tree's revision, with `+` if it has changes, or None."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def describe_key(key: Array) -> dict[str, Any]:
