@@ -1,4 +1,4 @@
-"""Attack a model and say, with intervals and findings, how much of it holds.
+r"""Attack a model and say, with intervals and findings, how much of it holds.
 
 One of our work directories:
 
@@ -8,8 +8,8 @@ Any JAX model: a function from float32 images [batch, height, width, channels] i
 [0, 1] to logits [batch, num_classes], and an .npz with test_images (uint8, or floats in
 [0, 1]) and test_labels:
 
-    python launch/evaluate.py --logits_fn=my_package.my_module:my_function \\
-        --data=test.npz --norm=linf --epsilon=8/255
+    python launch/evaluate.py --logits_fn=package.module:function --data=test.npz \
+        --epsilon=8/255
 
 It says what it will cost, prints a table and writes a JSON record with every number's
 counts, hyperparameters, seed and versions. In a cascade each attack sees only what

@@ -1,4 +1,4 @@
-"""Train a model.
+r"""Train a model.
 
     python launch/train.py --config=configs/mnist.py:loss=mmc --workdir=runs/mnist_mmc
     python launch/train.py --config=configs/cifar10.py:loss=mmc,adv=pgd,eps=8/255 \
