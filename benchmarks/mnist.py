@@ -75,6 +75,60 @@ def main() -> None:
                 partial = path.with_suffix(".partial")
                 partial.write_text(json.dumps(result, indent=1) + "\n")
                 partial.replace(path)
+    cells = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
+    (args.out / "README.md").write_text(_page(cells))
+
+
+def _page(cells: list[dict]) -> str:
+    """Write one page: a table a radius, a column a kind of model."""
+    lines = [
+        "# MNIST",
+        "",
+        "Made by `benchmarks/mnist.py` from the cells beside it, which hold the configs,",
+        "seeds, versions, counts and per-image outcomes. Accuracies in percent: clean on",
+        f"all test images, attacked on the first {_NUM_ATTACKED}, linf; where there are",
+        "several seeds, mean ± standard deviation over them. `worst case` is image by",
+        "image over all rows. `zero gradient` is the share of clean images on which the",
+        "gradient of cross-entropy is exactly zero.",
+    ]
+    for epsilon in sorted({cell["epsilon"] for cell in cells}):
+        groups: dict[str, list[dict]] = {}
+        for cell in cells:
+            if cell["epsilon"] == epsilon:
+                kind = "adversarial " if cell["config"]["attack"] else "plain "
+                groups.setdefault(kind + cell["config"]["loss"]["name"], []).append(
+                    cell
+                )
+        header = [f"{name} ({len(group)})" for name, group in groups.items()]
+        lines += ["", f"## epsilon {epsilon}", "", _line(["", *header])]
+        lines.append(_line(["---"] * (1 + len(header))))
+        rows = {"clean": lambda cell: cell["clean_test"]["correct"] / 1e4}
+        names = dict.fromkeys(
+            n for cell in sum(groups.values(), []) for n in cell["rows"]
+        )
+        for name in names:
+            rows[name] = lambda cell, n=name: (
+                cell["rows"][n]["accuracy"]["value"] if n in cell["rows"] else None
+            )
+        rows["worst case"] = lambda cell: cell["worst_case"]["value"]
+        rows["zero gradient"] = lambda cell: cell["zero_gradient_fractions"].get(
+            "cross_entropy"
+        )
+        for name, read in rows.items():
+            values = [[read(cell) for cell in group] for group in groups.values()]
+            lines.append(_line([name, *map(_spread, values)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(texts) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _spread(values: list[float | None]) -> str:
+    if None in values:
+        return "-"
+    text = f"{100 * np.mean(values):.2f}"
+    return text if len(values) == 1 else f"{text} ± {100 * np.std(values, ddof=1):.2f}"
 
 
 def _config(arguments: str, seed: int):
