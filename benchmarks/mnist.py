@@ -84,12 +84,13 @@ def _page(cells: list[dict]) -> str:
     lines = [
         "# MNIST",
         "",
-        "Made by `benchmarks/mnist.py` from the cells beside it, which hold the configs,",
-        "seeds, versions, counts and per-image outcomes. Accuracies in percent: clean on",
-        f"all test images, attacked on the first {_NUM_ATTACKED}, linf; where there are",
-        "several seeds, mean ± standard deviation over them. `worst case` is image by",
-        "image over all rows. `zero gradient` is the share of clean images on which the",
-        "gradient of cross-entropy is exactly zero.",
+        "Made by `benchmarks/mnist.py` from the cells beside it, which hold the",
+        "configs, seeds, versions, counts and per-image outcomes. Accuracies in",
+        "percent: clean on all test images, attacked on the first",
+        f"{_NUM_ATTACKED}, linf; where there are several seeds, mean ± standard",
+        "deviation over them. `worst case` is image by image over all rows. `zero",
+        "gradient` is the share of clean images on which the gradient of",
+        "cross-entropy is exactly zero.",
     ]
     for epsilon in sorted({cell["epsilon"] for cell in cells}):
         groups: dict[str, list[dict]] = {}
