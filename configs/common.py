@@ -42,6 +42,11 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
             raise ValueError(f"config argument {item!r} must be written {form}")
         seen.add(name)
         values[name] = True if name in FLAGS else text
+    if values["adv"] in ("", "none") and seen & {"eps", "targeted"}:
+        raise ValueError(
+            f"config arguments {arg!r} describe an attack in training, and adv=NAME is"
+            f" missing; adv is {ARGUMENTS['adv']}"
+        )
     if isinstance(values["eps"], str):
         values["eps"] = parse_fraction("eps", values["eps"])
     return ml_collections.ConfigDict(values)
@@ -119,11 +124,11 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
         objective="own_class" if args.loss == "mmc" else "cross_entropy",
         targeted=args.targeted,
         warmup_epochs=0,  # epochs over which the perturbation grows to its full size
-        keep="last",
-        stop_on_success=False,
     )
     if args.adv != "fgsm":
-        attack.update(step_size=args.eps / 4, num_steps=10)
+        attack.update(
+            step_size=args.eps / 4, num_steps=10, keep="last", stop_on_success=False
+        )
     return ml_collections.ConfigDict(attack)
 
 
@@ -134,6 +139,6 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.validation_size = 100
     config.batch_size = 50
     config.steps_per_call = 5
-    if config.attack:
+    if "num_steps" in config.attack:
         config.attack.num_steps = 2
     return config

@@ -152,8 +152,8 @@ def _draw_plane(folder, model, variables, logits_fn, images, labels) -> None:
     """Draw 2-D features, and the way that an attack takes through them."""
     features = jax.jit(lambda x: model.apply(variables, x).features)
     chosen = slice(0, 6)
-    # From the image itself, so that n steps are the first n of any longer attack.
-    path = [
+    # Without a random start, n steps are the first n of any longer attack.
+    path = [images[chosen]] + [
         attacks.bim(
             logits_fn,
             jax.random.key(0),
@@ -166,7 +166,7 @@ def _draw_plane(folder, model, variables, logits_fn, images, labels) -> None:
             keep="last",
             stop_on_success=False,
         )
-        for num_steps in range(11)
+        for num_steps in range(1, 11)
     ]
     report.feature_map(
         np.asarray(features(images)),

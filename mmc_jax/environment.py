@@ -36,12 +36,20 @@ def describe_environment() -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """Return this source tree's revision, with `+` if it has changes, or None."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     folder = pathlib.Path(__file__).parent
+    # Fails where this file is installed inside somebody else's repository.
+    is_ours = ["git", "ls-files", "--error-unmatch", pathlib.Path(__file__).name]
+    revision = ["git", "describe", "--always", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
+        for command in (is_ours, [*revision, "--dirty=+"]):
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

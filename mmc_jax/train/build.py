@@ -8,7 +8,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from mmc_jax import attacks, losses, models, parallel
@@ -41,8 +43,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.momentum": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "optimizer.conv_l2": (lambda v: 0 <= v < math.inf, "a number of at least 0"),
     "optimizer.boundaries": (
-        lambda v: list(v) == sorted(set(v)) and all(b >= 1 for b in v),
-        "epochs of at least 1, each once, in rising order",
+        lambda v: (
+            list(v) == sorted(set(v)) and all(type(b) is int and b > 0 for b in v)
+        ),
+        "whole epochs of at least 1, each once, in rising order",
     ),
     "optimizer.ema_decay": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "attack.epsilon": (lambda v: 0 <= v <= 1, "a number in [0, 1], such as 8/255"),
@@ -62,7 +66,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         value and what is accepted.
     """
     for field, (accepts, accepted) in _RULES.items():
-        if field.startswith("attack.") and not config.get("attack"):
+        if field.startswith("attack.") and field[7:] not in config.get("attack", {}):
             continue
         value = _get(config, field)
         try:
@@ -79,8 +83,24 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     parallel.check_divisible(config.batch_size, num_devices)
     # Building is the check of what the other modules know best.
-    make_attack(config, num_classes=10)
     create_model(config, num_classes=10)
+    _rehearse(make_attack(config, num_classes=10))
+
+
+def _rehearse(attack: Attack | None) -> None:
+    """Trace an attack on a small model, so that it says now what it refuses."""
+    if attack is None:
+        return
+    weights = jnp.zeros((16, 10))
+
+    def attacked(key, images, labels):
+        return attack(lambda x: x.reshape(len(x), 16) @ weights, key, images, labels)
+
+    images, labels = np.zeros((2, 4, 4, 1), np.float32), np.zeros(2, np.int32)
+    try:
+        jax.eval_shape(attacked, jax.random.key(0), images, labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config.attack: {error}") from error
 
 
 def _get(config, field: str):
@@ -114,6 +134,7 @@ def create_model(
         num_classes=num_classes,
         head=losses.head_of(config.loss.name),
         feature_dim=options.pop("feature_dim") or None,
+        center_seed=config.seed,
         axis_name=parallel.axis_name_for(config.parallel) if training else None,
         **options,
     )

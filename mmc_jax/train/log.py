@@ -22,7 +22,10 @@ class Log:
         """Open the files of `workdir` at `step`."""
         path = workdir / "metrics.jsonl"
         kept = [line for line in _read_lines(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        # Whole or not at all: a kill here must not lose what was kept.
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
         self._earlier = kept[-1]["time"] if kept else 0.0
         self._since: float | None = None
         self._file = path.open("a")

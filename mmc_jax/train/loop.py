@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
@@ -48,6 +48,7 @@ class Run:
     validate: Callable
     schedule: Callable
     steps_per_epoch: int
+    devices: Sequence[jax.Device]
 
     @property
     def score_name(self) -> str:
@@ -84,12 +85,13 @@ def train(
     """
     build.check_config(config)
     splits = load_data(config)
-    workdir = open_workdir(
-        workdir,
-        config,
-        num_classes=splits.num_classes,
-        image_shape=splits.train.image_shape,
-    )
+    workdir = open_workdir(workdir, config, splits)
+    if splits.is_subset:
+        logging.warning(
+            "%s is a part of the published data set (%s): no result on it",
+            config.dataset,
+            splits.sizes,
+        )
     run = prepare(config, splits)
     with Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints) as saved:
         restored = saved.restore(run.state)
@@ -178,6 +180,7 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
         ),
         schedule=build.make_schedule(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
+        devices=devices,
     )
 
 
@@ -187,7 +190,7 @@ def _run_epochs(run: Run, saved: Checkpointer, log: Log, progress: bool) -> None
     order_key, step_key = (
         jax.random.fold_in(jax.random.key(config.seed), purpose) for purpose in (1, 2)
     )
-    dataset = data.to_device(run.train_data)
+    dataset = parallel.replicate(data.to_device(run.train_data), run.devices)
     positions = np.arange(config.batch_size, dtype=np.int32)
     size = len(run.train_data)
 

@@ -238,6 +238,8 @@ def make_multi_step(
         names = ("loss", "accuracy", "gradient_norm")
         sums = {name: jnp.zeros((), jnp.float32) for name in names}
         state, sums = lax.fori_loop(0, num_steps, body, (state, sums))
-        return state, jax.tree.map(lambda total: total / num_steps, sums)
+        return state, jax.tree.map(
+            lambda total: total / jnp.maximum(num_steps, 1), sums
+        )
 
     return multi_step

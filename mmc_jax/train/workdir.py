@@ -17,19 +17,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mmc_jax import models
+from mmc_jax import data, models
 from mmc_jax.checkpoint import Checkpointer
 from mmc_jax.environment import describe_environment
 from mmc_jax.train import build
 from mmc_jax.train.step import TrainState, create_train_state
 from mmc_jax.types import LogitsFn, Variables
 
-# A run may go on under other values of these: they change no result before its end.
+# A run may go on under other values of these: no step that is taken depends on them.
 _MAY_CHANGE = (
     "data_dir",
     "num_devices",
     "parallel",
     "steps_per_call",
+    "num_epochs",
+    "checkpoint_every_epochs",
     "keep_checkpoints",
 )
 
@@ -37,17 +39,16 @@ _MAY_CHANGE = (
 def open_workdir(
     workdir: str | pathlib.Path,
     config: ml_collections.ConfigDict,
-    *,
-    num_classes: int,
-    image_shape: tuple[int, ...],
+    splits: data.DataSplits,
 ) -> pathlib.Path:
     """Make a work directory, or check that the run in it is the same one.
+
+    A run that has saved no checkpoint yet is not there: its record is replaced.
 
     Args:
       workdir: its path.
       config: the resolved config.
-      num_classes: of the data set.
-      image_shape: (height, width, channels).
+      splits: its data.
 
     Returns:
       The path.
@@ -56,9 +57,10 @@ def open_workdir(
       ValueError: if another config was used there; it names the fields that differ.
     """
     path = pathlib.Path(workdir)
-    record = path / "run.json"
-    plain = json.loads(config.to_json())
-    if record.exists():
+    record, plain = path / "run.json", json.loads(config.to_json())
+    with Checkpointer(path / "checkpoints") as saved:
+        started = record.exists() and saved.all_steps()
+    if started:
         before = _flatten(json.loads(record.read_text())["config"])
         now = _flatten(plain)
         differing = [
@@ -71,13 +73,17 @@ def open_workdir(
                 f"{path} holds a run with another config ({'; '.join(differing)});"
                 " use that config, or another work directory"
             )
-        return path
     path.mkdir(parents=True, exist_ok=True)
     content = {
         "config": plain,
         "seed": config.seed,
-        "num_classes": num_classes,
-        "image_shape": image_shape,
+        "num_classes": splits.num_classes,
+        "image_shape": splits.train.image_shape,
+        "data": {
+            "source": splits.source,
+            "sizes": splits.sizes,
+            "is_subset": splits.is_subset,
+        },
         "environment": describe_environment(),
     }
     # Written whole or not at all: a killed run must find a readable record.
