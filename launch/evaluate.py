@@ -80,21 +80,21 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         _judge()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         _fail(error)
 
 
 def _judge() -> None:
     attacks = _suite()
     epsilon = _epsilon()
-    logits_fn, images, labels = _subject()
+    logits_fn, images, labels, source = _subject()
     settings = {
         "norm": _NORM.value,
         "epsilon": epsilon,
         "batch_size": _BATCH_SIZE.value,
     }
     cost = evaluate.estimate_cost(logits_fn, images, labels, attacks, **settings)
-    print(f"{len(images)} images, {len(attacks)} attacks: {cost}.", flush=True)
+    print(f"{len(images)} images of {source}; {len(attacks)} attacks: {cost}.")
     try:
         record = evaluate.robust_accuracy(
             logits_fn,
@@ -107,7 +107,7 @@ def _judge() -> None:
             **settings,
         )
     except evaluate.EvaluationInterrupted as interruption:
-        _write(interruption.record)
+        _write(interruption.record, source)
         done = sum(row.complete for row in interruption.record.rows)
         print(
             f"Interrupted after {done} of {len(attacks)} attacks; the record above is"
@@ -119,7 +119,7 @@ def _judge() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted before the first attack; nothing was written.")
         sys.exit(130)
-    _write(record)
+    _write(record, source)
 
 
 def _suite() -> dict[str, dict[str, Any]]:
@@ -141,7 +141,7 @@ def _epsilon() -> float:
 
 
 def _subject():
-    """Return the classifier, and the images and labels to judge it on."""
+    """Return the classifier, what to judge it on, and where that comes from."""
     if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
         raise ValueError(
             "give either --workdir, a run of launch/train.py, or --logits_fn, anyone's"
@@ -156,8 +156,9 @@ def _subject():
         raise ValueError("--logits_fn needs --data, an .npz to judge it on")
     if _DATA.value is not None:
         images, labels = data.load_test_arrays(_DATA.value)
+        source = _DATA.value
     else:
-        images, labels = _config_images(config)
+        images, labels, source = _config_images(config)
     num_images = _NUM_IMAGES.value
     if num_images is None:
         num_images = min(_DEFAULT_NUM_IMAGES, len(images))
@@ -166,27 +167,31 @@ def _subject():
             f"--num_images={num_images}, but there are {len(images)}; 0 takes all"
         )
     chosen = slice(num_images or None)
-    return logits_fn, images[chosen], labels[chosen]
+    return logits_fn, images[chosen], labels[chosen], source
 
 
-def _config_images(config) -> tuple[np.ndarray, np.ndarray]:
+def _config_images(config) -> tuple[np.ndarray, np.ndarray, str]:
     splits = data.load(
         config.dataset,
         data_dir=config.data_dir or None,
         validation_size=config.validation_size,
     )
     split = splits.test if _SPLIT.value == "test" else splits.validation
-    return split.images.astype(np.float32) / np.float32(255), split.labels
+    source = f"{_SPLIT.value} split of {config.dataset} ({splits.source})"
+    if splits.is_subset:
+        source += ", a part of the published data set: no result on it"
+    images = split.images.astype(np.float32) / np.float32(255)
+    return images, split.labels, source
 
 
-def _write(record: evaluate.EvaluationRecord) -> None:
+def _write(record: evaluate.EvaluationRecord, source: str) -> None:
     name = _WORKDIR.value or _LOGITS_FN.value
     default = pathlib.Path(_WORKDIR.value or "") / "evaluation.json"
     out = pathlib.Path(_OUT.value or default)
     origin = {
         "model": name,
         "checkpoint": _CHECKPOINT.value if _WORKDIR.value else None,
-        "data": _DATA.value or _SPLIT.value,
+        "data": source,
         "suite": _SUITE.value,
         "seed": _SEED.value,
         "command": shlex.join(["python", *sys.argv]),

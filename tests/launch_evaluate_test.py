@@ -205,7 +205,7 @@ def test_the_command_line_itself(tmp_path):
     found = run("--logits_fn=mine:f", "--data=none.npz", "--epsilon=8/255")
     assert found.returncode == 2 and "none.npz" in found.stderr
     shown = run("--help")
-    assert "--logits_fn=my_package.my_module:my_function" in shown.stdout
+    assert "--logits_fn=package.module:function" in shown.stdout
     assert "--[no]progress" in shown.stdout
 
 

@@ -123,7 +123,11 @@ def enter_descent(
     if "decay" in given:
         numbers["decay"] = Number(given["decay"])
     is_random = plan.random_start or isinstance(call[0], StochasticLogitsFn)
-    if isinstance(num_restarts, int) and num_restarts > 1 and not is_random:
+    if (
+        isinstance(num_restarts, int | np.integer)
+        and num_restarts > 1
+        and not is_random
+    ):
         raise ValueError(
             f"num_restarts={num_restarts} needs random_start=True: restarts from the "
             "clean image are all the same."

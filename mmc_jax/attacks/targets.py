@@ -26,12 +26,19 @@ def random_targets(key: Array, labels: Array, num_classes: int) -> Array:
       int32 `[batch]`.
 
     Raises:
-      ValueError: a bad key, labels that are not integers `[batch]`, too few classes.
+      ValueError: a bad key, labels that are not integers `[batch]` below
+        `num_classes` (checked where they are concrete), too few classes.
     """
     _check_num_classes(num_classes)
-    batch = len(labels)
-    checks.check_key(key, batch)
+    batch = len(labels) if jnp.ndim(labels) else 0
     labels = checks.check_classes("labels", labels, batch)
+    checks.check_key(key, batch)
+    is_concrete = not isinstance(labels, jax.core.Tracer)
+    if is_concrete and not (0 <= labels.min() and labels.max() < num_classes):
+        raise ValueError(
+            f"labels must be from 0 to {num_classes - 1}; got values from"
+            f" {labels.min()} to {labels.max()}."
+        )
     return _draw(key, labels, jnp.int32(num_classes))
 
 
@@ -69,9 +76,11 @@ def with_random_targets(attack: Attack, num_classes: int) -> RandomlyTargeted:
       `attack` is, and equal when equal.
 
     Raises:
-      ValueError: too few classes.
+      ValueError: too few classes, or no attack.
     """
     _check_num_classes(num_classes)
+    if not callable(attack):
+        raise ValueError(f"attack must be a function; got {attack!r}.")
     return RandomlyTargeted(attack, num_classes)
 
 

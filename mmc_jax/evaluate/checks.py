@@ -72,6 +72,8 @@ def check_examples(
 
 
 def _check_pixels(images: np.ndarray, bounds: tuple[float, float]) -> None:
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"bounds must be a pair (lowest, highest), got {bounds!r}")
     lower, upper = bounds
     if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
         raise ValueError(f"bounds must be two finite numbers in order, got {bounds}")
@@ -130,9 +132,12 @@ def check_settings(
             raise ValueError(
                 f"unknown {name} {value!r}; accepted: {', '.join(accepted)}"
             )
-    is_number = isinstance(epsilon, numbers.Real) and not isinstance(epsilon, bool)
+    given = np.asarray(epsilon)
+    is_number = given.ndim == 0 and given.dtype.kind in "iuf"
     if not is_number or not (math.isfinite(epsilon) and epsilon >= 0):
         raise ValueError(f"epsilon must be a finite number >= 0, got {epsilon!r}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral):
+        raise ValueError(f"batch_size must be a whole number, got {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     is_typed = isinstance(key, jax.Array) and jnp.issubdtype(

@@ -54,7 +54,7 @@ class RowRecord:
     attack: str
     """The attack's name in `mmc_jax.attacks`."""
     hyperparameters: dict[str, Any]
-    """Every hyperparameter with the value that was used, defaults included."""
+    """Every hyperparameter, defaults included; None is the attack's documented rule."""
     targeted: bool
     """Whether each image was given a random wrong target."""
     in_worst_case: bool

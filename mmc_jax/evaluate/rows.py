@@ -67,8 +67,11 @@ def bind_rows(
     Raises:
       ValueError: for a row that cannot be bound; it names the row.
     """
-    if not attacks:
-        raise ValueError("attacks are empty: without one there is nothing to judge")
+    if not isinstance(attacks, Mapping) or not attacks:
+        raise ValueError(
+            "attacks must map at least one row name to dict(name=..., ...), got"
+            f" {attacks!r}"
+        )
     settings = {"norm": norm, "epsilon": epsilon, "bounds": bounds}
     rows = [_bind_row(name, spec, settings) for name, spec in attacks.items()]
     by_seed: dict[int, str] = {}
@@ -84,12 +87,16 @@ def bind_rows(
 
 def _bind_row(row_name: str, spec: Mapping[str, Any], settings: dict[str, Any]) -> Row:
     where = f"row {row_name!r}"
+    if not isinstance(row_name, str):
+        raise ValueError(f"{where}: a row's name must be a string")
     if not isinstance(spec, Mapping) or "name" not in spec:
         raise ValueError(
             f"{where} names no attack: it must be dict(name=..., ...), got {spec!r}"
         )
     spec = dict(spec)
-    attack_name, targeted = spec.pop("name"), bool(spec.pop("targeted", False))
+    attack_name, targeted = spec.pop("name"), spec.pop("targeted", False)
+    if not isinstance(targeted, bool):
+        raise ValueError(f"{where}: targeted must be True or False, got {targeted!r}")
     if attack_name not in ATTACKS:
         known = ", ".join(ATTACKS)
         raise ValueError(f"{where}: unknown attack {attack_name!r}; known: {known}")
@@ -145,9 +152,10 @@ def rehearse(
     for row in rows:
         given = {"targets": classes} if row.targeted else {}
         try:
-            returned = jax.eval_shape(
-                row.attack, logits_fn, keys, images, classes, **given
-            )
+            with jax.default_matmul_precision("highest"):
+                returned = jax.eval_shape(
+                    row.attack, logits_fn, keys, images, classes, **given
+                )
         except ValueError as error:
             raise ValueError(f"row {row.name!r}: {error}") from error
         if (returned.shape, returned.dtype) != (images.shape, images.dtype):
