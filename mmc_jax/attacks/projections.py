@@ -4,8 +4,8 @@
 `bounds`; `epsilon` is a scalar or `[batch]`, in the images' unit. The norms are over
 all pixels and channels of an example.
 
-What comes back satisfies the constraint as float64 sees it: sums are rounded towards
-the clean image, so a perturbation is never longer than the one that was asked for.
+Sums are rounded towards the clean image, so that a perturbation is no longer than the
+one that was asked for, as float64 sees it, to within a rounding of `epsilon` itself.
 """
 
 from __future__ import annotations
