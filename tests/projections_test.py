@@ -10,7 +10,7 @@ import pytest
 from mmc_jax.attacks import projections
 
 BATCH, SHAPE = 6, (32, 32, 3)
-EPSILON = jnp.array([0.0, 1e-4, 8 / 255, 0.3, 1.0, 30.0])
+EPSILON = jnp.array([0.0, 1e-4, 8 / 255, 0.2, 0.6, 30.0])
 
 
 def _norms(candidates, images, norm):
