@@ -35,7 +35,12 @@ def describe_environment() -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Return this source tree's revision, with `+` if it has changes, or None."""
+    """Ask git for the revision of this source tree.
+
+    Returns:
+      The revision, with `+` if there are changes; None where there is no git, or where
+      this package lies in no checkout of its own.
+    """
     folder = pathlib.Path(__file__).parent
     # Fails where this file is installed inside somebody else's repository.
     is_ours = ["git", "ls-files", "--error-unmatch", pathlib.Path(__file__).name]

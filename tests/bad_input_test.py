@@ -655,7 +655,7 @@ EVALUATION = [
         "evaluation-without-attacks",
         lambda _: _robust_accuracy(attacks={}),
         ValueError,
-        r"attacks are empty",
+        r"attacks must map at least one row name",
     ),
     Row(
         "row-without-an-attack",

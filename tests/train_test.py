@@ -17,7 +17,7 @@ import optax
 import pytest
 
 import mmc_jax
-from configs import digits
+from configs import cifar10, digits
 from mmc_jax import attacks, data, losses, parallel
 from mmc_jax.models.heads import Classifier
 from mmc_jax.train import NonFiniteLossError, build, read_metrics, train
@@ -210,7 +210,7 @@ def test_attack_scale_shrinks_the_perturbation():
 
 
 def test_penalty_is_on_convolution_kernels_alone():
-    config = digits.get_config("loss=mmc")
+    config = cifar10.get_config("loss=mmc")
     config.optimizer.momentum = 0.0
     state = tiny_state(build.make_optimizer(config, 10))
     zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -225,8 +225,7 @@ def test_penalty_is_on_convolution_kernels_alone():
 
 
 def test_rate_falls_tenfold_after_each_boundary():
-    config = digits.get_config()
-    config.optimizer.boundaries = (101, 151)
+    config = cifar10.get_config()
     schedule = build.make_schedule(config, steps_per_epoch=10)
     rates = [float(schedule(step)) for step in (0, 1009, 1010, 1509, 1510)]
     np.testing.assert_allclose(rates, [0.01, 0.01, 0.001, 0.001, 0.0001], rtol=1e-5)
@@ -241,6 +240,8 @@ def tiny_config(**overrides):
     config.steps_per_call = 2
     config.parallel = "jit"
     config.num_devices = 1
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.01
     config.update_from_flattened_dict(overrides)
     return config
 

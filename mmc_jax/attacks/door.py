@@ -113,7 +113,8 @@ def enter(
 def _survey(arguments: Mapping[str, Any]) -> _Extremes:
     """Return the extremes of all concrete arguments, in one transfer.
 
-    `clash`, if both are concrete, is whether any target equals its label.
+    `clash`, if both are concrete, is the first class that is target and label of one
+    example, and -1 if there is none.
     """
     concrete = {
         name: argument
@@ -135,7 +136,9 @@ def _survey(arguments: Mapping[str, Any]) -> _Extremes:
 def _reduce(arrays: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
     extremes = {name: (jnp.min(a), jnp.max(a)) for name, a in arrays.items()}
     if "labels" in arrays and "targets" in arrays:
-        clash = jnp.any(arrays["labels"] == arrays["targets"])
+        clashes = arrays["labels"] == arrays["targets"]
+        first = arrays["labels"][jnp.argmax(clashes)]
+        clash = jnp.where(jnp.any(clashes), first, -1)
         extremes["clash"] = (clash, clash)
     return extremes
 
@@ -161,8 +164,11 @@ def _check_classes(extremes: _Extremes) -> None:
     for name in ("labels", "targets"):
         if name in extremes and extremes[name][0] < 0:
             raise ValueError(f"{name} must be at least 0; got {extremes[name][0]}.")
-    if "clash" in extremes and extremes["clash"][0]:
-        raise ValueError("targets must differ from labels; some are equal.")
+    if "clash" in extremes and extremes["clash"][0] >= 0:
+        clash = extremes["clash"][0]
+        raise ValueError(
+            f"targets must differ from labels; class {clash} is both for one example."
+        )
 
 
 def _check_classes_known(extremes: _Extremes, num_classes: int | None) -> None:
