@@ -76,7 +76,8 @@ def make_run(optimizer_name, mode, num_devices):
     )
     step_fn = functools.partial(
         train_step,
-        loss_fn=losses.make_loss("mmc", loss_scale=2.0),
+        # Gradients of the order of one, so that 1e-6 is what float32 resolves.
+        loss_fn=losses.make_loss("mmc", loss_scale=0.5),
         attack=attacks.with_random_targets(attack, 10),
         augment=data.make_augment(shift=0.1, flip=True),
         axis_name=parallel.axis_name_for(mode),
@@ -133,12 +134,8 @@ def test_adam_sees_the_same_gradients_on_any_number_of_devices(mode):
     expected, expected_metrics = make_run("adam", "pmap", 1)(1)
     state, metrics = make_run("adam", mode, 8)(1)
     assert_close(metrics, expected_metrics, 1e-5)
-    gradients, expected_gradients = state.opt_state[0].mu, expected.opt_state[0].mu
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
-        gradients,
-        expected_gradients,
-    )
+    # Adam's first moment after one step is a tenth of the gradient.
+    assert_close(state.opt_state[0].mu, expected.opt_state[0].mu, 1e-7)
     assert_close(state.model_state, expected.model_state, 1e-6)
 
 
