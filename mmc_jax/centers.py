@@ -2,7 +2,7 @@
 
 `max_mahalanobis_centers` is the paper's choice: all centers on a sphere, the closest
 pair as far apart as can be (`mmc_jax.spherical_codes` has the arrangements).
-`random_centers` is the paper's ablation.
+`random_centers` is the paper's ablation, `hierarchical_centers` its tree of classes.
 
 Centers are made on the host in float64, so that they come out the same on any device
 and also while JAX is tracing. They are made once, at a model's init, and from then on
@@ -17,6 +17,7 @@ import numbers
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmc_jax.spherical_codes import spherical_code
 from mmc_jax.types import Array
@@ -90,6 +91,59 @@ def random_centers(
     directions = jax.random.normal(key, shape, dtype=jnp.float32)
     norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
     return float(center_norm) * directions / norms
+
+
+def hierarchical_centers(
+    parents: np.ndarray, feature_dim: int, *, center_norms: tuple[float, float]
+) -> Array:
+    """Return the centers of a tree of classes with two levels.
+
+    `mu_k = mu_p^(1, P) + mu_j^(2, S_p)`: the center of class k's parent p among all P
+    parents, with norm C_1, and that of k as the j-th of p's S_p children, with norm
+    C_2. An only child sits on its parent.
+
+    Args:
+      parents: int `[num_classes]`, the parent of each class, every one of 0 to P - 1
+        occurring; a data set's own coarse labels (`DataSplits.class_parents`).
+      feature_dim: at least 1.
+      center_norms: (C_1, C_2), positive, C_2 well below C_1.
+
+    Returns:
+      mu, float32 `[num_classes, feature_dim]`; not of one norm.
+
+    Raises:
+      ValueError: if parents are not such integers, there are not two norms, or as
+        `max_mahalanobis_centers`.
+
+    Examples:
+      >>> parents = np.array([0, 1, 1])
+      >>> print(hierarchical_centers(parents, 1, center_norms=(10.0, 1.0)).ravel())
+      [ 10.  -9. -11.]
+
+    Source: Pang et al., ICLR 2020, appendix, hierarchical Max-Mahalanobis centers.
+    """
+    parents = np.asarray(parents)
+    if parents.ndim != 1 or not np.issubdtype(parents.dtype, np.integer):
+        raise ValueError(
+            "parents must be integers [num_classes], got"
+            f" {parents.dtype} {list(parents.shape)}"
+        )
+    names, sizes = np.unique(parents, return_counts=True)
+    if not np.array_equal(names, np.arange(len(names))):
+        raise ValueError(
+            f"parents must be 0 to their number - 1, each occurring, got {names}"
+        )
+    if len(center_norms) != 2:
+        raise ValueError(f"center_norms must be two norms, got {center_norms!r}")
+    coarse, fine = center_norms
+    centers = np.array(
+        max_mahalanobis_centers(len(names), feature_dim, center_norm=coarse)
+    )[parents]
+    for parent, size in zip(names, sizes, strict=True):
+        if size > 1:
+            children = max_mahalanobis_centers(size, feature_dim, center_norm=fine)
+            centers[parents == parent] += np.asarray(children)
+    return jnp.asarray(centers)
 
 
 def mahalanobis_logits(features: Array, centers: Array) -> Array:

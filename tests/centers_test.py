@@ -218,3 +218,31 @@ def test_logits_do_not_round_their_product_on_accelerators():
         jnp.zeros((4, 3)), jnp.zeros((2, 3))
     )
     assert str(jaxpr).count("HIGHEST") >= 1
+
+
+def test_hierarchical_centers_are_sums_over_the_tree():
+    parents = np.array([1, 0, 1, 2, 0, 1])
+    found = centers.hierarchical_centers(parents, 8, center_norms=(10.0, 1.0))
+    coarse = np.asarray(centers.max_mahalanobis_centers(3, 8, center_norm=10.0))
+    offsets = np.asarray(found) - coarse[parents]
+    np.testing.assert_allclose(
+        np.linalg.norm(offsets, axis=1), [1, 1, 1, 0, 1, 1], atol=1e-5
+    )
+    # Siblings lie on a simplex of their own: three at cosine -1/2, two opposite.
+    np.testing.assert_allclose(offsets[[0, 2, 5]].sum(0), 0, atol=1e-5)
+    np.testing.assert_allclose(offsets[0] @ offsets[2], -0.5, atol=1e-5)
+    np.testing.assert_allclose(offsets[1], -offsets[4], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parents, norms, message",
+    [
+        ([0.0, 1.0], (10.0, 1.0), "parents must be integers .*float64"),
+        ([0, 2, 2], (10.0, 1.0), r"parents must be 0 to .* got \[0 2\]"),
+        ([0, 1], (10.0,), r"two norms, got \(10.0,\)"),
+        ([0, 0, 1], (10.0, -1.0), "center_norm .*-1"),
+    ],
+)
+def test_hierarchical_centers_refuse_bad_trees(parents, norms, message):
+    with pytest.raises(ValueError, match=message):
+        centers.hierarchical_centers(np.array(parents), 4, center_norms=norms)
