@@ -34,7 +34,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     """Train, and say in one line what went wrong where something did."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        sys.exit(_fail(f"unexpected arguments: {' '.join(argv[1:])}", 2))
     logging.set_verbosity(logging.WARNING)
     try:
         train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
@@ -61,11 +61,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         # ml_collections quotes its messages once or twice, and gives an error in a
         # config file as a traceback in words, whose last line is enough.
-        message = str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'.")
+        message = str(error).replace("\\n", "\n").replace("\\'", "'")
+        while message[:1] in ("'", '"') and message[:1] == message[1:][-1:]:
+            message = message[1:-1]
         lines = [line.strip() for line in message.splitlines()]
         causes = [line for line in lines if line.startswith("ValueError: ")]
         message = causes[-1].removeprefix("ValueError: ") if causes else " ".join(lines)
-        sys.exit(_fail(f"{message}. --help lists all flags", 2))
+        sys.exit(_fail(f"{message.rstrip('.')}; --help lists all flags", 2))
 
 
 if __name__ == "__main__":
