@@ -90,7 +90,7 @@ def enter(
     low, high = checks.check_bounds(bounds)
     cast = {name: number.cast(name, batch) for name, number in numbers.items()}
     data = dict(images=images, labels=labels, targets=targets, low=low, high=high)
-    extremes = _survey({**data, **cast})
+    extremes = survey({**data, **cast})
     for given, number in numbers.items():
         if given in extremes:
             number.check_range(given, *extremes[given])
@@ -110,7 +110,7 @@ def enter(
     return outcome.images
 
 
-def _survey(arguments: Mapping[str, Any]) -> _Extremes:
+def survey(arguments: Mapping[str, Any]) -> _Extremes:
     """Return the extremes of all concrete arguments, in one transfer.
 
     `clash`, if both are concrete, is the first class that is target and label of one

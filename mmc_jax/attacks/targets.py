@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mmc_jax.attacks import checks, keys
+from mmc_jax.attacks.door import survey
 from mmc_jax.types import Array, Attack, LogitsFn, StochasticLogitsFn
 
 _SALT = keys.salt("random_targets")
@@ -33,11 +34,11 @@ def random_targets(key: Array, labels: Array, num_classes: int) -> Array:
     batch = len(labels) if jnp.ndim(labels) else 0
     labels = checks.check_classes("labels", labels, batch)
     checks.check_key(key, batch)
-    is_concrete = not isinstance(labels, jax.core.Tracer)
-    if is_concrete and not (0 <= labels.min() and labels.max() < num_classes):
+    least, most = survey({"labels": labels}).get("labels", (0, 0))
+    if least < 0 or most >= num_classes:
         raise ValueError(
-            f"labels must be from 0 to {num_classes - 1}; got values from"
-            f" {labels.min()} to {labels.max()}."
+            f"labels must be from 0 to {num_classes - 1}; got values from {least} to "
+            f"{most}."
         )
     return _draw(key, labels, jnp.int32(num_classes))
 
