@@ -201,11 +201,14 @@ def installed_versions(*names: str) -> dict[str, str | None]:
 
 
 def warn_if_busy() -> None:
-    """Say so on stderr if other work is running: ratios survive it, times do not."""
+    """Say so on stderr if other work is running, which seconds do not survive.
+
+    Nor do ratios to torch: its threads wait for each other at every operation.
+    """
     load, cores = _LOAD_BEFORE[0], len(os.sched_getaffinity(0))
     if load > 0.5 * cores:
         print(
-            f"The load average is {load:.1f} on {cores} cores: time on a quiet machine"
-            " before quoting seconds.",
+            f"The load average is {load:.1f} on {cores} cores: seconds, and any ratio"
+            " to torch, mean nothing before the machine is quiet.",
             file=sys.stderr,
         )
