@@ -19,12 +19,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # As for MNIST, and chosen the same way.
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
-    config.num_epochs = 40
-    config.optimizer.boundaries = (30,)
+    config.num_epochs = 20
+    config.optimizer.boundaries = (15,)
     config.checkpoint_every_epochs = 5
     if config.attack:
-        config.attack.warmup_epochs = 5
+        config.attack.warmup_epochs = 4
         config.augment.shift = 0.0
-        config.num_epochs = 25
-        config.optimizer.boundaries = (20,)
+        config.num_epochs = 12
+        config.optimizer.boundaries = (9,)
     return common.shrink(config) if args.runlocal else config

@@ -215,7 +215,7 @@ def _convolve_canonically(lhs: Array, rhs: Array, *, params: dict[str, Any]) -> 
         lhs = lax.transpose(lhs, (1, 2, 3, 0, 4))
         lhs = lhs.reshape(batch // groups, height, width, groups * features)
         params = params | {"batch_group_count": 1, "feature_group_count": groups}
-    # Without the barrier XLA folds the transposes back into the convolution.
+    # XLA may fold transposes back into a convolution's layout, but not past a barrier.
     lhs, rhs = lax.optimization_barrier((lhs, rhs))
     params = params | {"dimension_numbers": _CANONICAL}
     out = primitives.conv_general_dilated_p.bind(lhs, rhs, **params)

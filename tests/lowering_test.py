@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -324,9 +325,13 @@ def test_only_the_chosen_branch_is_compiled():
 
         return lax.fori_loop(0, num_steps, body, images)
 
-    text = loop.lower(images, 3).compile().as_text()
+    lowered = loop.lower(images, 3)
+    assert "optimization_barrier" in lowered.as_text()
+    text = lowered.compile().as_text()
     assert "while(" in text
     assert "conditional(" not in text
+    # Nor has XLA folded the transposes back into the convolutions.
+    assert set(re.findall(r"dim_labels=([^, ]+)", text)) == {"b01f_01io->b01f"}
 
 
 # Transformations of the wrapped function.
