@@ -1,0 +1,279 @@
+"""Every config, every argument that it documents, every field set wrong."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import pathlib
+import re
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import common
+from mmc_jax import attacks, data, losses, models
+from mmc_jax.train import check_config
+
+_FOLDER = pathlib.Path(common.__file__).parent
+_MODULES = {
+    path.stem: importlib.import_module(f"configs.{path.stem}")
+    for path in sorted(_FOLDER.glob("*.py"))
+}
+CONFIGS = {
+    name: module.get_config
+    for name, module in _MODULES.items()
+    if hasattr(module, "get_config")
+}
+# What an argument accepts, as the library has it.
+LOSSES = tuple(losses.LOSSES)
+ADVERSARIES = ("none", "pgd", "mim", "bim", "fgsm")
+MODELS = tuple(models.MODELS)
+
+
+def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Check a config as training on one device would, and return it."""
+    config = ml_collections.ConfigDict(config)
+    config.num_devices = 1
+    check_config(config)
+    return config
+
+
+def assert_plain(tree, where="config"):
+    """Plain data alone: what JSON holds, and tuples of it."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            assert_plain(value, f"{where}.{name}")
+    elif isinstance(tree, tuple):
+        for value in tree:
+            assert_plain(value, where)
+    else:
+        assert type(tree) in (str, bool, int, float), f"{where} is {tree!r}"
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, object]:
+    """Return every field by its dotted name."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{name}.{below}": leaf for below, leaf in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def test_the_four_configs_are_here():
+    assert set(CONFIGS) == {"digits", "mnist", "cifar10", "cifar100"}
+    for name, get_config in CONFIGS.items():
+        assert get_config().dataset == name
+        assert name in data.DATASETS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_loss_with_every_attack_is_a_config(name):
+    for loss, adv, targeted, runlocal in itertools.product(
+        LOSSES, ADVERSARIES, ("", ",targeted"), ("", ",runlocal")
+    ):
+        trained = "" if adv == "none" else f",eps=8/255{targeted}"
+        config = CONFIGS[name](f"loss={loss},adv={adv}{trained}{runlocal}")
+        # Checking traces the attack: once each is enough.
+        if adv == "none" or (loss == "mmc" and not runlocal):
+            checked(config)
+        assert config.loss.name == loss
+        assert config.attack.get("name", "none") == adv
+        if adv != "none":
+            assert config.attack.epsilon == 8 / 255
+            assert config.attack.targeted == bool(targeted)
+        assert (config.max_train_images == 500) == bool(runlocal)
+        assert_plain(config.to_dict())
+        json.loads(config.to_json())
+    with pytest.raises(AttributeError):
+        config.lock().learning_rte = 0.1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_model_is_a_config(name):
+    for model in MODELS:
+        assert checked(CONFIGS[name](f"model={model}")).model.name == model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_command_in_the_header_is_a_config(name):
+    found = re.findall(r"--config=configs/(\w+)\.py:(\S+)", _MODULES[name].__doc__)
+    assert found, "the header shows no command"
+    for config_name, arg in found:
+        assert config_name == name
+        checked(CONFIGS[name](arg))
+
+
+def test_documented_arguments_are_those_that_exist():
+    assert set(common.FLAGS) < set(common.ARGUMENTS)
+    words = {
+        name: set(re.split(r"\W+", text)) for name, text in common.ARGUMENTS.items()
+    }
+    assert set(LOSSES) <= words["loss"]
+    assert set(ADVERSARIES) <= words["adv"]
+    assert set(ADVERSARIES) - {"none"} <= set(attacks.ATTACKS)
+    assert words["model"] & set(MODELS) == {"cnn", "resnet32_v2"}
+
+
+def test_a_fraction_is_read_exactly():
+    for text, value in {
+        "8/255": 8 / 255,
+        "0.3": 0.3,
+        "1": 1.0,
+        "0": 0.0,
+        "3e-2": 0.03,
+        "255/255": 1.0,
+    }.items():
+        config = CONFIGS["cifar10"](f"adv=pgd,eps={text}")
+        assert config.attack.epsilon == value
+        assert config.attack.step_size == value / 4
+    default = CONFIGS["cifar10"]("adv=pgd").attack
+    assert (default.epsilon, default.step_size, default.num_steps) == (
+        8 / 255,
+        2 / 255,
+        10,
+    )
+
+
+def test_spaces_and_empty_items_do_no_harm():
+    assert CONFIGS["mnist"](" loss=mmc, ,adv=pgd,").attack.name == "pgd"
+    assert CONFIGS["mnist"]("") == CONFIGS["mnist"](None) == CONFIGS["mnist"]()
+
+
+def test_each_attack_trains_with_what_it_has():
+    names = {adv: CONFIGS["digits"](f"adv={adv}").attack for adv in ADVERSARIES}
+    assert not names["none"]
+    assert names["pgd"].num_steps == names["mim"].num_steps == 10
+    assert "num_steps" not in names["fgsm"]
+    assert CONFIGS["digits"]("adv=bim,runlocal").attack.num_steps == 2
+    assert "num_steps" not in CONFIGS["digits"]("adv=fgsm,runlocal").attack
+    for loss in LOSSES:
+        attack = CONFIGS["digits"](f"adv=pgd,loss={loss}").attack
+        expected = "own_class" if loss == "mmc" else "cross_entropy"
+        assert attack.objective == expected
+    scales = {
+        loss: CONFIGS["digits"](f"loss={loss}").loss.loss_scale for loss in LOSSES
+    }
+    assert scales == {"softmax": 1.0, "mmc": 2.0, "mmlda": 1.0}
+
+
+ACCEPTED = ".*".join(common.ARGUMENTS)
+WRONG_ARGUMENTS = {
+    "nonsense": rf"unknown config argument 'nonsense'; accepted: {ACCEPTED}",
+    "lossy=mmc": rf"unknown config argument 'lossy=mmc'; accepted: {ACCEPTED}",
+    "LOSS=mmc": r"unknown config argument 'LOSS=mmc'; accepted: loss",
+    "epsilon=8/255": r"unknown config argument 'epsilon=8/255'; .*eps \(radius",
+    "loss=mmc,loss=softmax": r"config argument 'loss' is given twice",
+    "loss=mmc,loss=mmc": r"config argument 'loss' is given twice",
+    "runlocal,runlocal": r"config argument 'runlocal' is given twice",
+    "loss": r"config argument 'loss' must be written loss=VALUE",
+    "eps": r"config argument 'eps' must be written eps=VALUE",
+    "runlocal=true": r"config argument 'runlocal=true' must be written runlocal$",
+    "adv=pgd,targeted=1": r"config argument 'targeted=1' must be written targeted$",
+    "adv=pgd,eps=2": r"eps='2' must be a number in \[0, 1\] such as 8/255 or 0.03",
+    "adv=pgd,eps=8": r"eps='8' must be a number in \[0, 1\]",
+    "adv=pgd,eps=-1/255": r"eps='-1/255' must be a number in \[0, 1\]",
+    "adv=pgd,eps=abc": r"eps='abc' must be a number in \[0, 1\] such as 8/255",
+    "adv=pgd,eps=8/0": r"eps='8/0' must be a number in \[0, 1\]",
+    "adv=pgd,eps=nan": r"eps='nan' must be a number in \[0, 1\]",
+    "adv=pgd,eps=inf": r"eps='inf' must be a number in \[0, 1\]",
+    "adv=pgd,eps=": r"eps='' must be a number in \[0, 1\]",
+    "eps=8/255": r"'eps=8/255' describe an attack .* adv=NAME is missing; .*pgd",
+    "targeted": r"'targeted' describe an attack .* adv=NAME is missing; .*pgd",
+    "loss=hinge": r"config\.loss\.name must be one of .*mmlda.*, got 'hinge'",
+    "loss=": r"config\.loss\.name must be one of .*mmlda.*, got ''",
+    "adv=deepfool": r"unknown attack 'deepfool'; known are bim, fgsm, .*pgd",
+    "model=vgg16": r"unknown model 'vgg16'; accepted: cnn, resnet20_v1,",
+    "model=": r"unknown model ''; accepted: cnn, resnet20_v1,",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("arg", WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_named_with_what_is_accepted(name, arg):
+    with pytest.raises(ValueError) as caught:
+        checked(CONFIGS[name](arg))
+    assert re.search(WRONG_ARGUMENTS[arg], str(caught.value), re.IGNORECASE)
+
+
+WRONG_FIELDS = {
+    "dataset": [""],
+    "validation_size": [0, -5],
+    "seed": [-1, 2**32],
+    "parallel": ["xmap", ""],
+    "num_devices": [-1, 1000],
+    "batch_size": [0, -50, "many"],
+    "num_epochs": [0],
+    "steps_per_call": [0],
+    "checkpoint_every_epochs": [0],
+    "keep_checkpoints": [0],
+    "max_train_images": [-1],
+    "model.name": ["vgg16"],
+    "model.feature_dim": [-1, 1],
+    "model.center_norm": [0.0, -10.0, np.inf, np.nan],
+    "model.centers": ["best"],
+    "model.dtype": ["float16"],
+    "loss.name": ["hinge"],
+    "loss.loss_scale": [0.0, -1.0, np.inf, np.nan],
+    "attack.name": ["deepfool"],
+    "attack.epsilon": [-0.1, 8.0, np.nan],
+    "attack.step_size": [-0.1, np.nan],
+    "attack.num_steps": [0, -1, 2.5],
+    "attack.objective": ["hinge"],
+    "attack.keep": ["first"],
+    "attack.stop_on_success": ["no"],
+    "attack.warmup_epochs": [-1],
+    "augment.shift": [-0.1, 1.0],
+    "optimizer.name": ["rmsprop"],
+    "optimizer.learning_rate": [0.0, -0.1, np.inf, np.nan],
+    "optimizer.momentum": [-0.1, 1.0],
+    "optimizer.conv_l2": [-1.0, np.inf, np.nan],
+    "optimizer.boundaries": [(20, 10), (10, 10), (0,), 5, ("a",)],
+    "optimizer.ema_decay": [-0.1, 1.0],
+}
+
+
+# Strings and flags: the type that the field keeps on the command line is all of it.
+ANY_VALUE = {"data_dir", "augment.flip", "attack.targeted"}
+
+
+@pytest.mark.parametrize("field", WRONG_FIELDS)
+def test_a_wrong_field_is_named_with_its_value(field):
+    for value in WRONG_FIELDS[field]:
+        config = CONFIGS["digits"]("loss=mmc,adv=pgd")
+        with config.ignore_type():
+            config.update_from_flattened_dict({field: value})
+        with pytest.raises(ValueError) as caught:
+            check_config(config) if field == "num_devices" else checked(config)
+        section, _, name = f".{field}".rpartition(".")
+        message = str(caught.value)
+        assert (section.strip(".") if name == "name" else name) in message, message
+        assert repr(value) in message, message
+        assert re.search("one of|must be|accepted|known|room for|only", message)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_field_of_every_config_has_a_wrong_value(name):
+    fields = set(flatten(CONFIGS[name]("loss=mmc,adv=pgd")))
+    assert fields == set(WRONG_FIELDS) | ANY_VALUE
+
+
+def test_a_field_that_is_missing_is_named():
+    for field in ("seed", "batch_size", "loss.loss_scale", "optimizer.momentum"):
+        config = CONFIGS["digits"]()
+        *sections, name = field.split(".")
+        del (config[sections[0]] if sections else config)[name]
+        with pytest.raises(ValueError, match=rf"^config\.{field} is missing$"):
+            checked(config)
+
+
+def test_a_batch_is_shared_by_all_devices_or_refused():
+    config = CONFIGS["digits"]()
+    config.num_devices = 2
+    check_config(config)
+    config.num_devices = 4
+    with pytest.raises(ValueError, match="batch size 50 .* 4 devices"):
+        check_config(config)
