@@ -35,6 +35,9 @@ class Problem:
     targets: Array | None
     objective: Objective
     num_eot_samples: int
+    aims: Array | None = None
+    """`[batch]` classes that the objective is pulled towards, where any wrong class is
+    a success; None: the targets."""
 
     @property
     def success_rank(self) -> int:
@@ -168,7 +171,8 @@ def _objective(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Return the summed objective, and (objective `[batch]`, logits)."""
     logits = _logits(problem.logits_fn, images, keys)
-    values = problem.objective(logits, problem.labels, problem.targets)
+    aims = problem.targets if problem.aims is None else problem.aims
+    values = problem.objective(logits, problem.labels, aims)
     if values.shape != problem.labels.shape:
         raise ValueError(
             f"objective must return [batch] = {problem.labels.shape}; got "
