@@ -1,8 +1,8 @@
-"""MNIST, all of it: train softmax, MMC and adversarially trained MMC; attack them.
+"""MNIST, all of it: train softmax and MMC, plain and adversarially; attack them.
 
     TFDS_DATA_DIR=... python benchmarks/mnist.py --out=results/mnist
 
-Three seeds of the plain models, one of the adversarial one, by `configs/mnist.py` as
+Three seeds of the plain models, one of the adversarial ones, by `configs/mnist.py` as
 committed. Each training and each evaluation is a cell, stored as it is done: started
 again, the script goes on with what is missing. The test set is read here and nowhere
 else: its first 1,000 images are attacked, all 10,000 give the clean accuracy.
@@ -27,7 +27,10 @@ _PLAIN = {
     for seed in range(3)
     for loss in ("softmax", "mmc")
 }
-_ADVERSARIAL = {"mmc_adversarial_0": ("loss=mmc,adv=pgd,eps=0.3", 0)}
+_ADVERSARIAL = {
+    f"{loss}_adversarial_0": (f"loss={loss},adv=pgd,eps=0.3", 0)
+    for loss in ("softmax", "mmc")
+}
 _MODELS = _PLAIN | _ADVERSARIAL
 _OBJECTIVES = ("cross_entropy", "margin", "own_class", "dlr")
 
