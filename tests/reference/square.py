@@ -1,7 +1,7 @@
 """The square attack, linf and l2: Andriushchenko et al., ECCV 2020, Algorithms 1-3.
 
-All randomness comes through a `Draws` object. (The l1 form of "Mind the box" is left
-out: its details are not certain enough here to be a reference.)
+All randomness comes through a `square_draws.Draws`. (The l1 form of "Mind the box" is
+left out: its details are not certain enough here to be a reference.)
 """
 
 from __future__ import annotations
@@ -9,88 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from .attacks import Objective, is_success
 from .models import Model
 from .projections import onto_ball_and_box
+from .square_draws import Draws
 
 # The paper halves p at these of 10 000 iterations; the public code at 500, too.
 PAPER_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 PUBLISHED_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
-class Draws(Protocol):
-    """What the attack draws. Signs are arrays of +1.0 and -1.0, equally likely.
-
-    `iteration` is 1 for the first proposal after the start. linf calls `stripes` once,
-    then per proposal i `corner(i, 0, ...)` and `signs`. l2 calls `tile_signs` and
-    `tile_transposed` once, then per proposal `corner(i, 0, ...)`, `corner(i, 1, ...)`,
-    `transposed` and `signs`.
-    """
-
-    def stripes(self, width: int, channels: int) -> np.ndarray:
-        """Return the signs `[width, channels]` of the vertical stripes of the start."""
-
-    def tile_signs(self, tiles: int, channels: int) -> np.ndarray:
-        """Return the signs `[tiles, tiles, channels]` of the start's tiles in l2."""
-
-    def tile_transposed(self, tiles: int) -> np.ndarray:
-        """Return which tiles `[tiles, tiles]` are transposed, each with chance 1/2."""
-
-    def corner(
-        self, iteration: int, window: int, rows: int, columns: int
-    ) -> tuple[int, int]:
-        """Return a window's first row in 0..rows - 1, and column in 0..columns - 1.
-
-        Uniform. `window` is 0 for the window that gains, 1 (l2) for the one that is
-        emptied. The paper's ranges are rows = height - side + 1 and columns likewise.
-        """
-
-    def transposed(self, iteration: int) -> bool:
-        """Return whether the l2 bump of a proposal is transposed, with chance 1/2."""
-
-    def signs(self, iteration: int, channels: int) -> np.ndarray:
-        """Return the signs `[channels]` of a proposal."""
-
-
-class NumpyDraws:
-    """`Draws` from one numpy generator."""
-
-    def __init__(self, generator: np.random.Generator) -> None:
-        self._generator = generator
-
-    def _sign(self, *shape: int) -> np.ndarray:
-        return 2.0 * self._generator.integers(0, 2, shape) - 1.0
-
-    def stripes(self, width: int, channels: int) -> np.ndarray:
-        """Return `[width, channels]` signs."""
-        return self._sign(width, channels)
-
-    def tile_signs(self, tiles: int, channels: int) -> np.ndarray:
-        """Return `[tiles, tiles, channels]` signs."""
-        return self._sign(tiles, tiles, channels)
-
-    def tile_transposed(self, tiles: int) -> np.ndarray:
-        """Return `[tiles, tiles]` of bool."""
-        return self._sign(tiles, tiles) > 0.0
-
-    def corner(
-        self, iteration: int, window: int, rows: int, columns: int
-    ) -> tuple[int, int]:
-        """Return a uniform corner."""
-        generator = self._generator
-        return int(generator.integers(rows)), int(generator.integers(columns))
-
-    def transposed(self, iteration: int) -> bool:
-        """Return a fair coin."""
-        return bool(self._generator.integers(2))
-
-    def signs(self, iteration: int, channels: int) -> np.ndarray:
-        """Return `[channels]` signs."""
-        return self._sign(channels)
 
 
 @dataclasses.dataclass(frozen=True)
