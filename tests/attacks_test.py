@@ -29,6 +29,10 @@ class Case:
     norm: str | None = "linf"
     """The ball it keeps to; None for an attack that looks at no model."""
     is_random: bool = False
+    takes_targets: bool = True
+    """False for an attack that chooses its own and takes any wrong class."""
+    vanishes: bool = True
+    """False for an attack that goes as far as it must, even at strength 0."""
 
     def __call__(self, logits_fn, key, images, labels, **more):
         attack = attacks.ATTACKS[self.name]
@@ -58,6 +62,31 @@ CASES = {
         is_random=True,
     ),
     "mim": Case("mim", dict(epsilon=0.1, step_size=0.03, num_steps=4)),
+    "fab": Case(
+        "fab", dict(epsilon=0.4, num_steps=5, num_restarts=2), takes_targets=False
+    ),
+    "fab_targeted": Case(
+        "fab_targeted",
+        dict(epsilon=2.0, num_steps=5, norm="l2"),
+        norm="l2",
+        takes_targets=False,
+    ),
+    "fab_closest": Case(
+        "fab",
+        dict(num_steps=5, num_restarts=2, norm="l2"),
+        norm="l2",
+        strength="overshoot",
+        takes_targets=False,
+        vanishes=False,
+        is_random=True,
+    ),
+    "deep_fool": Case(
+        "deep_fool",
+        dict(num_steps=5, overshoot=0.02, norm="linf"),
+        strength="overshoot",
+        takes_targets=False,
+        vanishes=False,
+    ),
     "gaussian_noise": Case(
         "gaussian_noise", dict(sigma=0.2), strength="sigma", norm=None, is_random=True
     ),
@@ -72,7 +101,11 @@ CASES = {
 # One row an attack, where a second norm would show nothing new.
 ONCE = [name for name, case in CASES.items() if case.name == name]
 WITH_MODEL = [name for name, case in CASES.items() if case.norm]
-WITH_STEPS = [name for name in WITH_MODEL if "num_steps" in CASES[name].hyperparameters]
+WITH_STEPS = [
+    name
+    for name in WITH_MODEL
+    if "num_steps" in CASES[name].hyperparameters and CASES[name].takes_targets
+]
 
 _generator = np.random.default_rng(0)
 IMAGES = jnp.asarray(_generator.uniform(size=(BATCH, *SHAPE)), jnp.float32)
@@ -137,7 +170,8 @@ def assert_in_ball_and_box(case, adv_images, images=IMAGES):
         "l2": np.sqrt((delta**2).sum(axis=1)),
         None: np.zeros(1),
     }[case.norm]
-    epsilon = case.hyperparameters.get("epsilon", 0.0)
+    least = 0.0 if case.vanishes else np.inf
+    epsilon = case.hyperparameters.get("epsilon", least)
     assert size.max() <= epsilon * (1 + 1e-6) + 1e-7
 
 
@@ -153,7 +187,9 @@ def test_returns_changed_images_in_the_ball_and_the_box(case):
     assert (moved[LABELS == jnp.argmax(matrix()(IMAGES), axis=1)] > 0.01).all()
 
 
-def test_of_no_strength_is_the_identity(case):
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].vanishes])
+def test_of_no_strength_is_the_identity(name):
+    case = CASES[name]
     adv_images = case(matrix(), keys(), IMAGES, LABELS, **{case.strength: 0.0})
     np.testing.assert_allclose(adv_images, IMAGES, rtol=0, atol=1e-6)
 
@@ -306,10 +342,14 @@ def test_an_image_that_the_model_cannot_judge_comes_back_as_it_was(model_case):
     np.testing.assert_array_equal(adv_images, expected)
 
 
-def test_targets_are_approached(model_case_once):
+@pytest.mark.parametrize(
+    "name", [name for name in ONCE if CASES[name].takes_targets and CASES[name].norm]
+)
+def test_targets_are_approached(name):
+    case = CASES[name]
     more = dict(targets=TARGETS, objective="margin")
-    adv_images = model_case_once(matrix(), keys(), IMAGES, LABELS, **more)
-    assert_in_ball_and_box(model_case_once, adv_images)
+    adv_images = case(matrix(), keys(), IMAGES, LABELS, **more)
+    assert_in_ball_and_box(case, adv_images)
     before, after = (
         attacks.objectives.margin(matrix()(images), LABELS, TARGETS)
         for images in (IMAGES, adv_images)

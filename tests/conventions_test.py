@@ -382,8 +382,9 @@ _SURFACE = {
     ),
     **{
         f"attacks.{name}": (_ATTACK, ("targets", "bounds", "epsilon"))
-        for name in ("fgsm", "bim", "pgd", "mim")
+        for name in ("fgsm", "bim", "pgd", "mim", "fab", "fab_targeted")
     },
+    "attacks.deep_fool": (_ATTACK, ("targets", "bounds", "num_steps", "norm")),
     **{
         f"attacks.{name}": (_ATTACK, ("targets", "bounds"))
         for name in ("gaussian_noise", "rotation")

@@ -11,6 +11,8 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 - `objectives`: what is minimised; `projections`: where an attack may go.
 - `door` and `checks`: how an attack is entered; `keys`: randomness per example;
   `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
+- `fab`: fab, fab_targeted, by `boundary_walk` and `boundary_search`; `deep_fool`; both
+  by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
 - `targets`: random targets; `binding`: attacks as plain data.
 
@@ -24,6 +26,8 @@ from typing import Any
 
 from mmc_jax.attacks import objectives, projections
 from mmc_jax.attacks.binding import BoundAttack, bind
+from mmc_jax.attacks.deep_fool import deep_fool
+from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
 from mmc_jax.attacks.objectives import OBJECTIVES
 from mmc_jax.attacks.targets import random_targets, with_random_targets
@@ -32,7 +36,17 @@ from mmc_jax.types import Array
 
 ATTACKS: dict[str, Callable[..., Array]] = {
     attack.__name__: attack
-    for attack in (bim, fgsm, gaussian_noise, mim, pgd, rotation)
+    for attack in (
+        bim,
+        deep_fool,
+        fab,
+        fab_targeted,
+        fgsm,
+        gaussian_noise,
+        mim,
+        pgd,
+        rotation,
+    )
 }
 
 __all__ = [

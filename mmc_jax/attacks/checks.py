@@ -142,6 +142,15 @@ def check_choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}; got {value!r}.")
 
 
+def check_no_targets(name: str, targets: Any) -> None:
+    """Check that an attack that chooses its own targets is given none."""
+    if targets is not None:
+        raise ValueError(
+            f"{name} chooses its own targets: targets must be None; got "
+            f"{describe(targets)}."
+        )
+
+
 def check_flag(name: str, value: Any) -> None:
     """Check that `value` is a plain bool, since it shapes the program."""
     if not isinstance(value, bool):

@@ -97,6 +97,60 @@ def gradient_pass(
     return judge(logits, values, problem.labels, problem.targets), gradient
 
 
+def logits_pass(problem: Problem, images: Array, keys: Array) -> Array:
+    """Return logits by one forward pass, averaged over samples.
+
+    Args:
+      problem: what is being solved.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+
+    Returns:
+      `[batch, num_classes]`.
+    """
+    return _average(
+        problem, lambda sample: _logits(problem.logits_fn, images, sample), keys
+    )
+
+
+def jacobian_pass(
+    problem: Problem, images: Array, keys: Array, aims: Array
+) -> tuple[Array, Array]:
+    """Differentiate the objective for several aims: one forward, one backward an aim.
+
+    Args:
+      problem: what is being solved; `aims` stand in for its own.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+      aims: `[num_aims, batch]` classes that the objective is pulled towards.
+
+    Returns:
+      Logits `[batch, num_classes]`, and gradients `[num_aims, *images.shape]`, finite
+      as those of `gradient_pass`; means over samples both.
+    """
+
+    def sampled(sample: Array) -> tuple[Array, Array]:
+        def differentiate(images: Array) -> tuple[Array, Array]:
+            logits, pull_back = jax.vjp(
+                lambda images: _logits(problem.logits_fn, images, sample), images
+            )
+
+            def towards(aim: Array) -> Array:
+                outer = jax.grad(
+                    lambda logits: jnp.sum(
+                        problem.objective(logits, problem.labels, aim)
+                    )
+                )
+                return pull_back(outer(logits))[0]
+
+            return logits, jax.lax.map(towards, aims)
+
+        logits, gradients = canonical_convolutions(differentiate)(images)
+        return logits, jnp.nan_to_num(gradients, nan=0.0)
+
+    return _average(problem, sampled, keys)
+
+
 def num_classes(problem: Problem, images: Array, keys: Array) -> int:
     """Return the width of the logits, without running the model."""
     return jax.eval_shape(_logits, problem.logits_fn, images, keys).shape[1]
