@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 from mmc_jax.attacks import projections
 
@@ -15,7 +16,7 @@ EPSILON = jnp.array([0.0, 1e-4, 8 / 255, 0.2, 0.6, 30.0])
 
 def _norms(candidates, images, norm):
     delta = np.asarray(candidates, np.float64) - np.asarray(images, np.float64)
-    order = {"linf": np.inf, "l2": 2}[norm]
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     return np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=1)
 
 
@@ -53,7 +54,10 @@ def test_moves_what_is_outside_to_the_sphere_and_nothing_else(norm):
     projected = projections.project(images + moves, images, epsilon=epsilon, norm=norm)
     if norm == "linf":
         np.testing.assert_allclose(projected, images + moves, rtol=0, atol=1e-6)
-    else:
+    if norm == "l1":
+        # Every pixel that moves is rounded inward, by an ulp of the image.
+        np.testing.assert_allclose(_norms(projected, images, norm), epsilon, rtol=1e-4)
+    if norm == "l2":
         np.testing.assert_allclose(_norms(projected, images, norm), epsilon, rtol=1e-5)
         cosine = jnp.sum((projected - images) * moves, axis=(1, 2, 3)) / (
             _norms(projected, images, norm) * _norms(moves, 0 * moves, norm)
@@ -68,6 +72,60 @@ def test_linf_is_the_exact_projection_on_ball_and_box():
     candidates = jnp.array([-3.0, 0.45, 3.0]).reshape(1, 1, 3, 1)
     projected = projections.project(candidates, images, epsilon=0.1, norm="linf")
     np.testing.assert_allclose(projected.ravel(), [0.0, 0.45, 1.0], atol=1e-7)
+
+
+def _nearest_in_l1_ball_and_box(candidate, image, epsilon):
+    """The same point by sorting all breakpoints of the piecewise linear length."""
+    delta = candidate - image
+    sizes, room = np.abs(delta), np.where(delta > 0, 1.0 - image, image)
+
+    def length(shift):
+        return np.clip(sizes - shift, 0.0, room).sum()
+
+    if length(0.0) <= epsilon:
+        return np.clip(candidate, 0.0, 1.0)
+    ends = np.unique(np.concatenate([[0.0], sizes, np.maximum(sizes - room, 0.0)]))
+    right = next(i for i, end in enumerate(ends) if length(end) <= epsilon)
+    left, right = ends[right - 1], ends[right]
+    part = (length(left) - epsilon) / (length(left) - length(right))
+    shift = left + part * (right - left)
+    return image + np.sign(delta) * np.clip(sizes - shift, 0.0, room)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_l1_is_the_exact_projection_on_ball_and_box(scale):
+    generator = np.random.default_rng(2)
+    images = generator.uniform(size=(64, 6, 6, 1)).astype(np.float32)
+    # Pixels at the box's edge, too: black backgrounds.
+    images = np.where(
+        generator.uniform(size=images.shape) < 0.5, np.round(images), images
+    )
+    moves = scale * generator.standard_cauchy(size=images.shape)
+    candidates = (images + moves).astype(np.float32)
+    epsilon = generator.uniform(0, 6, size=64).astype(np.float32)
+    projected = projections.project(candidates, images, epsilon=epsilon, norm="l1")
+    expected = [
+        _nearest_in_l1_ball_and_box(*map(np.float64, triple))
+        for triple in zip(candidates, images, epsilon, strict=True)
+    ]
+    np.testing.assert_allclose(projected, expected, rtol=0, atol=1e-5)
+
+
+def test_the_oracle_of_the_l1_projection_is_optimal():
+    generator = np.random.default_rng(3)
+    image = generator.uniform(size=12)
+    candidate = image + generator.normal(size=12)
+    nearest = _nearest_in_l1_ball_and_box(candidate, image, 1.0)
+    # Variables: the parts up and down of the perturbation.
+    solved = scipy.optimize.minimize(
+        lambda parts: np.sum((image + parts[:12] - parts[12:] - candidate) ** 2),
+        np.zeros(24),
+        bounds=[(0, room) for room in np.concatenate([1 - image, image])],
+        constraints={"type": "ineq", "fun": lambda parts: 1.0 - parts.sum()},
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )
+    found = image + solved.x[:12] - solved.x[12:]
+    np.testing.assert_allclose(found, nearest, atol=1e-4)
 
 
 def test_what_is_no_number_stays_clean():

@@ -104,7 +104,7 @@ def enter_descent(
     Raises:
       ValueError: an argument out of what the attack documents.
     """
-    checks.check_choice("norm", plan.norm, projections.NORMS)
+    checks.check_choice("norm", plan.norm, tuple(_DIRECTION))
     checks.check_choice("keep", plan.keep, ("best", "last"))
     checks.check_flag("random_start", plan.random_start)
     checks.check_flag("stop_on_success", plan.stop_on_success)

@@ -6,11 +6,13 @@ all pixels and channels of an example.
 
 Sums are rounded towards the clean image, so that a perturbation is no longer than the
 one that was asked for, as float64 sees it, to within a rounding of `epsilon` itself.
+The l1 norm adds in a tree, whose rounding error does not grow with the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,9 @@ from mmc_jax.types import Array
 
 # A number above this has a reciprocal that compilers may flush to zero.
 _HUGE = 1e30
+# The search for an l1 projection: how near is near enough, and when to stop.
+_RELATIVE_SLACK = 1e-6
+_MOST_HALVINGS = 20
 
 
 def per_pixel(value: Array) -> Array:
@@ -78,11 +83,14 @@ def project(
     norm: str,
     bounds: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
 ) -> Array:
-    """Project onto the ball around the clean images, then clip to the box.
+    """Project onto the ball around the clean images and the box.
 
-    For linf this is the exact projection onto the intersection. For l2 the result lies
-    in both: clipping towards a box that holds the center shortens every coordinate of
-    the perturbation.
+    For linf and l1 this is the exact projection onto the intersection. For l2 it is the
+    projection onto the ball, clipped to the box: it lies in both, since clipping
+    towards a box that holds the center shortens every coordinate of the perturbation.
+
+    l1, with d = candidate - clean and r the room to the box on the side of d:
+    sign(d) clip(|d| - s, 0, r), for the least s >= 0 that makes it short enough.
 
     Args:
       candidates: `[batch, height, width, channels]`; NaN entries become the clean ones.
@@ -93,11 +101,16 @@ def project(
 
     Returns:
       Images like `images`, with norm at most epsilon and inside the box.
+
+    Reference: for l1, Croce and Hein 2021, "Mind the box", proposition 2.1.
     """
+    low, high = bounds
     radius = per_pixel(jnp.asarray(epsilon))
     delta = jnp.clip(candidates - images, -_HUGE, _HUGE)
-    delta = _SHORTEN[norm](jnp.where(jnp.isnan(delta), 0.0, delta), radius)
-    return jnp.clip(_add_rounding_inward(images, delta), *bounds)
+    delta = jnp.where(jnp.isnan(delta), 0.0, delta)
+    room = jnp.where(delta > 0, high - images, images - low)
+    delta = _SHORTEN[norm](delta, radius, room)
+    return jnp.clip(_add_rounding_inward(images, delta), low, high)
 
 
 def random_start(
@@ -112,7 +125,8 @@ def random_start(
 
     linf: every pixel uniform in [-epsilon, epsilon] (Madry et al. 2018). l2: a normal
     direction, and the radius epsilon U^(1/d) that makes the d-dimensional ball uniform
-    (Muller 1959; Barthe et al. 2005).
+    (Muller 1959). l1: Laplace draws over their norm plus one more exponential draw
+    (Barthe et al. 2005), projected.
 
     Args:
       keys: `[batch]` typed keys, consumed.
@@ -129,14 +143,86 @@ def random_start(
     return project(candidates, images, epsilon=epsilon, norm=norm, bounds=bounds)
 
 
-def _shorten_linf(delta: Array, radius: Array) -> Array:
+def l1_norm(values: Array) -> Array:
+    """Return each example's sum of sizes, to within a few roundings.
+
+    Args:
+      values: `[batch, ...]`.
+
+    Returns:
+      `[batch, 1, ...]`.
+    """
+    sizes = jnp.abs(values).reshape(values.shape[0], -1)
+    # A sum in order may be off by a rounding an entry, one in a tree by one a level.
+    while sizes.shape[1] > 1:
+        half = -(-sizes.shape[1] // 2)
+        rest = sizes.shape[1] - half
+        sizes = sizes[:, :half].at[:, :rest].add(sizes[:, half:])
+    return sizes.reshape((-1,) + (1,) * (values.ndim - 1))
+
+
+def _shorten_linf(delta: Array, radius: Array, room: Array) -> Array:
+    del room
     return jnp.clip(delta, -radius, radius)
 
 
-def _shorten_l2(delta: Array, radius: Array) -> Array:
+def _shorten_l2(delta: Array, radius: Array, room: Array) -> Array:
+    del room
     length = l2_norm(delta)
     too_long = length > radius
     return delta * jnp.where(too_long, radius / jnp.where(too_long, length, 1.0), 1.0)
+
+
+def _shorten_l1(delta: Array, radius: Array, room: Array) -> Array:
+    batch = delta.shape[0]
+    sizes, room = jnp.abs(delta).reshape(batch, -1), room.reshape(batch, -1)
+    shift = _find_shift(
+        sizes, room, jnp.broadcast_to(radius.reshape(-1, 1), (batch, 1))
+    )
+    shortened = jnp.clip(sizes - shift, 0.0, room).reshape(delta.shape)
+    # The shift is right to a few roundings: the length is made so.
+    length = l1_norm(shortened)
+    too_long = length > radius
+    scale = jnp.where(too_long, radius / jnp.where(too_long, length, 1.0), 1.0)
+    return jnp.sign(delta) * shortened * scale
+
+
+def _find_shift(sizes: Array, room: Array, radius: Array) -> Array:
+    """Return the least s >= 0 with sum clip(sizes - s, 0, room) <= radius.
+
+    Sizes and room are `[batch, pixels]`, the rest `[batch, 1]`. The sum falls with s in straight pieces: Newton's method in a bracket, which every
+    third step halves.
+    """
+
+    class Search(NamedTuple):
+        step: Array
+        low: Array
+        high: Array
+        shift: Array
+        done: Array
+
+    def narrow(search: Search) -> Search:
+        left = sizes - search.shift
+        excess = jnp.sum(jnp.clip(left, 0.0, room), axis=1, keepdims=True) - radius
+        slope = jnp.sum((left > 0) & (left < room), axis=1, keepdims=True)
+        low = jnp.where(excess > 0, search.shift, search.low)
+        high = jnp.where(excess > 0, search.high, search.shift)
+        newton = search.shift + excess / jnp.maximum(slope, 1)
+        trusted = (newton > low) & (newton < high) & (search.step % 3 < 2)
+        done = search.done | (jnp.abs(excess) <= _RELATIVE_SLACK * radius)
+        done |= (search.shift == 0) & (excess <= 0)
+        shift = jnp.where(trusted, newton, (low + high) / 2)
+        shift = jnp.where(done, search.shift, shift)
+        return Search(search.step + 1, low, high, shift, done)
+
+    zero = jnp.zeros_like(radius)
+    most = jnp.max(sizes, axis=1, keepdims=True)
+    start = Search(jnp.int32(0), zero, most, zero, zero > 0)
+    return jax.lax.while_loop(
+        lambda search: (search.step < _MOST_HALVINGS * 3) & ~jnp.all(search.done),
+        narrow,
+        start,
+    ).shift
 
 
 def _draw_linf(key: Array, shape: tuple[int, ...]) -> Array:
@@ -151,13 +237,21 @@ def _draw_l2(key: Array, shape: tuple[int, ...]) -> Array:
     return radius * unit_vector(direction, order=2)[0]
 
 
-_SHORTEN: dict[str, Callable[[Array, Array], Array]] = {
+def _draw_l1(key: Array, shape: tuple[int, ...]) -> Array:
+    inside_key, outside_key = jax.random.split(key)
+    draws = jax.random.laplace(inside_key, shape)
+    return draws / (jnp.sum(jnp.abs(draws)) + jax.random.exponential(outside_key))
+
+
+_SHORTEN: dict[str, Callable[[Array, Array, Array], Array]] = {
     "linf": _shorten_linf,
     "l2": _shorten_l2,
+    "l1": _shorten_l1,
 }
 _DRAW: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
     "linf": _draw_linf,
     "l2": _draw_l2,
+    "l1": _draw_l1,
 }
 NORMS = tuple(_SHORTEN)
 
