@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 from typing import Any
 
@@ -29,10 +30,16 @@ class Case:
     norm: str | None = "linf"
     """The ball it keeps to; None for an attack that looks at no model."""
     is_random: bool = False
-    takes_targets: bool = True
-    """False for an attack that chooses its own and takes any wrong class."""
+    chooses_targets: bool = False
+    """Whether it refuses targets, since it chooses them."""
+    solves_at_once: bool = False
+    """Whether its first step already finds the best corner of a matrix's ball."""
     vanishes: bool = True
     """False for an attack that goes as far as it must, even at strength 0."""
+
+    @property
+    def parameters(self):
+        return {*inspect.signature(attacks.ATTACKS[self.name]).parameters}
 
     def __call__(self, logits_fn, key, images, labels, **more):
         attack = attacks.ATTACKS[self.name]
@@ -63,20 +70,20 @@ CASES = {
     ),
     "mim": Case("mim", dict(epsilon=0.1, step_size=0.03, num_steps=4)),
     "fab": Case(
-        "fab", dict(epsilon=0.4, num_steps=5, num_restarts=2), takes_targets=False
+        "fab", dict(epsilon=0.4, num_steps=5, num_restarts=2), chooses_targets=True
     ),
     "fab_targeted": Case(
         "fab_targeted",
         dict(epsilon=2.0, num_steps=5, norm="l2"),
         norm="l2",
-        takes_targets=False,
+        chooses_targets=True,
     ),
     "fab_closest": Case(
         "fab",
         dict(num_steps=5, num_restarts=2, norm="l2"),
         norm="l2",
         strength="overshoot",
-        takes_targets=False,
+        chooses_targets=True,
         vanishes=False,
         is_random=True,
     ),
@@ -84,8 +91,47 @@ CASES = {
         "deep_fool",
         dict(num_steps=5, overshoot=0.02, norm="linf"),
         strength="overshoot",
-        takes_targets=False,
+        chooses_targets=True,
         vanishes=False,
+    ),
+    "apgd": Case(
+        "apgd",
+        dict(epsilon=0.1, num_steps=6, objective="margin", num_restarts=2),
+        is_random=True,
+        solves_at_once=True,
+    ),
+    "apgd_l2_last": Case(
+        "apgd",
+        dict(
+            epsilon=0.5,
+            num_steps=6,
+            norm="l2",
+            objective="own_class",
+            keep="last",
+            stop_on_success=False,
+        ),
+        norm="l2",
+        is_random=True,
+    ),
+    "apgd_l1": Case(
+        "apgd",
+        dict(epsilon=1.0, num_steps=10, norm="l1", objective="dlr"),
+        norm="l1",
+        is_random=True,
+    ),
+    "apgd_targeted": Case(
+        "apgd_targeted",
+        dict(epsilon=0.1, num_steps=4, num_targets=2),
+        is_random=True,
+        chooses_targets=True,
+        solves_at_once=True,
+    ),
+    "multi_targeted": Case(
+        "multi_targeted",
+        dict(epsilon=0.5, num_steps=4, num_restarts=2, norm="l2"),
+        norm="l2",
+        is_random=True,
+        chooses_targets=True,
     ),
     "gaussian_noise": Case(
         "gaussian_noise", dict(sigma=0.2), strength="sigma", norm=None, is_random=True
@@ -102,9 +148,7 @@ CASES = {
 ONCE = [name for name, case in CASES.items() if case.name == name]
 WITH_MODEL = [name for name, case in CASES.items() if case.norm]
 WITH_STEPS = [
-    name
-    for name in WITH_MODEL
-    if "num_steps" in CASES[name].hyperparameters and CASES[name].takes_targets
+    name for name in WITH_MODEL if {"num_steps", "objective"} <= CASES[name].parameters
 ]
 
 _generator = np.random.default_rng(0)
@@ -168,6 +212,7 @@ def assert_in_ball_and_box(case, adv_images, images=IMAGES):
     size = {
         "linf": np.abs(delta).max(axis=1),
         "l2": np.sqrt((delta**2).sum(axis=1)),
+        "l1": np.abs(delta).sum(axis=1),
         None: np.zeros(1),
     }[case.norm]
     least = 0.0 if case.vanishes else np.inf
@@ -342,12 +387,14 @@ def test_an_image_that_the_model_cannot_judge_comes_back_as_it_was(model_case):
     np.testing.assert_array_equal(adv_images, expected)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ONCE if CASES[name].takes_targets and CASES[name].norm]
-)
+@pytest.mark.parametrize("name", [name for name in ONCE if CASES[name].norm])
 def test_targets_are_approached(name):
     case = CASES[name]
     more = dict(targets=TARGETS, objective="margin")
+    if case.chooses_targets:
+        with pytest.raises(ValueError, match="chooses its own targets"):
+            case(matrix(), keys(), IMAGES, LABELS, **more)
+        return
     adv_images = case(matrix(), keys(), IMAGES, LABELS, **more)
     assert_in_ball_and_box(case, adv_images)
     before, after = (
@@ -360,17 +407,24 @@ def test_targets_are_approached(name):
 @pytest.mark.parametrize("name", WITH_STEPS)
 def test_more_steps_are_not_worse(name):
     case = CASES[name]
-    # On a matrix, own_class is linear in the image, and the ball and box are convex.
-    epsilon = case.hyperparameters["epsilon"]
-    fixed = dict(objective="own_class", stop_on_success=False, step_size=epsilon / 4)
+    # On a matrix both are linear in the image, and the ball and box are convex. Over
+    # all targets, the lowest pairwise margin is the margin.
+    objective = "pairwise_margin" if case.chooses_targets else "own_class"
+    measured = "margin" if case.chooses_targets else "own_class"
+    fixed = dict(objective=objective, stop_on_success=False)
+    if "step_size" in case.parameters:
+        fixed["step_size"] = case.hyperparameters["epsilon"] / 4
+    if "num_targets" in case.parameters:
+        fixed["num_targets"] = NUM_CLASSES - 1
     reached = []
     for num_steps in (1, 2, 4, 16):
         more = dict(fixed, num_steps=num_steps)
         adv_images = case(matrix(), keys(), IMAGES, LABELS, **more)
-        reached.append(attacks.objectives.own_class(matrix()(adv_images), LABELS))
+        logits = matrix()(adv_images)
+        reached.append(attacks.OBJECTIVES[measured](logits, LABELS))
     for fewer, more in zip(reached[:-1], reached[1:], strict=True):
         assert bool(jnp.all(more <= fewer + 1e-5))
-    assert bool(jnp.all(reached[-1] < reached[0]))
+    assert case.solves_at_once or bool(jnp.all(reached[-1] < reached[0]))
 
 
 def test_a_bfloat16_model_is_attacked_in_float32(model_case_once):

@@ -11,6 +11,8 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 - `objectives`: what is minimised; `projections`: where an attack may go.
 - `door` and `checks`: how an attack is entered; `keys`: randomness per example;
   `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
+- `apgd`: apgd, apgd_targeted, multi_targeted; by `apgd_engine` and the step rules
+  `auto_step` and `sparse_step`.
 - `fab`: fab, fab_targeted, by `boundary_walk` and `boundary_search`; `deep_fool`; both
   by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmc_jax.attacks import objectives, projections
+from mmc_jax.attacks.apgd import apgd, apgd_targeted, multi_targeted
 from mmc_jax.attacks.binding import BoundAttack, bind
 from mmc_jax.attacks.deep_fool import deep_fool
 from mmc_jax.attacks.fab import fab, fab_targeted
@@ -37,6 +40,8 @@ from mmc_jax.types import Array
 ATTACKS: dict[str, Callable[..., Array]] = {
     attack.__name__: attack
     for attack in (
+        apgd,
+        apgd_targeted,
         bim,
         deep_fool,
         fab,
@@ -44,6 +49,7 @@ ATTACKS: dict[str, Callable[..., Array]] = {
         fgsm,
         gaussian_noise,
         mim,
+        multi_targeted,
         pgd,
         rotation,
     )

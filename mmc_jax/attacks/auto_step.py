@@ -1,8 +1,8 @@
 """Auto-PGD's step rule for linf and l2: when to halve the step, and where to go next.
 
-A rule is three functions, `draw_start`, `begin` and `advance`, of a `Ball` and of a
-state whose leaves are `[batch, ...]`; the engine (`apgd_engine`) judges and
-differentiates at `state.images`, and `advance` moves on. `sparse_step` is another.
+A rule is four functions, `draw_start`, `begin`, `wander` and `advance`, of a `Ball` and
+of a state whose leaves are `[batch, ...]`: the engine (`apgd_engine`) judges and
+differentiates at `state.images`, and `advance` moves on. `sparse_step` is another rule.
 
 With f the minimised objective and N the number of steps, a step is
 
@@ -10,9 +10,9 @@ With f the minimised objective and N the number of steps, a step is
     x_{k+1}  = P(x_k + a (z - x_k) + (1 - a) (x_k - x_{k-1})),  a = 0.75, at first 1
 
 where d is the sign (linf) or the unit vector (l2). The step eta begins at 2 epsilon. At
-the checkpoints w_j = ceil(p_j N) it is halved, and x_{k+1} replaced by the best point so
-far, if fewer than 0.75 (w_j - w_{j-1}) of the steps since the last one lowered f, or if
-neither eta nor the lowest f has changed since then.
+the checkpoints w_j = ceil(p_j N) it is halved, and x_{k+1} replaced by the best point
+so far, if fewer than 0.75 (w_j - w_{j-1}) of the steps since the last of them lowered
+f, or if neither eta nor the lowest f has changed since then.
 
 Reference: Croce and Hein 2020, "Reliable Evaluation of Adversarial Robustness with an
 Ensemble of Diverse Parameter-free Attacks", section 3 and algorithm 1.
@@ -108,8 +108,9 @@ def draw_start(keys: Array, ball: Ball) -> Array:
     return ball.project(ball.images + per_pixel(ball.epsilon) * noise)
 
 
-def begin(ball: Ball, start: Array) -> AutoStep:
-    """Return the state before anything is judged."""
+def begin(ball: Ball, start: Array, num_steps: Array) -> AutoStep:
+    """Return the state before anything is judged, at a start in the ball."""
+    del num_steps
     unknown = jnp.full(start.shape[0], jnp.inf, jnp.float32)
     return AutoStep(
         images=start,
@@ -125,7 +126,14 @@ def begin(ball: Ball, start: Array) -> AutoStep:
     )
 
 
-def move(ball: Ball, state: AutoStep, gradient: Array) -> Array:
+def wander(ball: Ball, state: AutoStep, num_steps: Array, gradient: Array) -> AutoStep:
+    """Take one plain step down any gradient, before the walk begins."""
+    del num_steps
+    images = _move(ball, state, gradient)
+    return state._replace(images=images, previous=images)
+
+
+def _move(ball: Ball, state: AutoStep, gradient: Array) -> Array:
     """Return z: one plain step down the gradient, projected."""
     if ball.norm == "linf":
         direction = jnp.sign(gradient)
@@ -178,7 +186,7 @@ def advance(
         images=images, step_size=jnp.where(halve, 0.5, 1.0) * state.step_size
     )
     share = jnp.where(step > 0, _MOMENTUM, 1.0)
-    onwards = share * (move(ball, here, gradient) - images)
+    onwards = share * (_move(ball, here, gradient) - images)
     onwards += (1 - share) * (images - state.previous)
     is_mark = decides | (step == 0)
     return AutoStep(

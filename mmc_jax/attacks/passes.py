@@ -97,6 +97,33 @@ def gradient_pass(
     return judge(logits, values, problem.labels, problem.targets), gradient
 
 
+def judging_pass(
+    problem: Problem, images: Array, keys: Array, *, with_gradient: Array
+) -> tuple[Judgement, Array]:
+    """Run `gradient_pass`, or `forward_pass` with zeros for a gradient.
+
+    Args:
+      problem: what is being solved.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+      with_gradient: scalar bool; False saves the backward pass.
+
+    Returns:
+      The judgement of `images`, and a gradient like `images`.
+    """
+    # As in `if_needed`, the keys cross as plain numbers.
+    impl, data = jax.random.key_impl(keys), jax.random.key_data(keys)
+
+    def wrapped() -> Array:
+        return jax.random.wrap_key_data(data, impl=impl)
+
+    return jax.lax.cond(
+        with_gradient,
+        lambda: gradient_pass(problem, images, wrapped()),
+        lambda: (forward_pass(problem, images, wrapped()), jnp.zeros_like(images)),
+    )
+
+
 def logits_pass(problem: Problem, images: Array, keys: Array) -> Array:
     """Return logits by one forward pass, averaged over samples.
 

@@ -190,8 +190,8 @@ def _shorten_l1(delta: Array, radius: Array, room: Array) -> Array:
 def _find_shift(sizes: Array, room: Array, radius: Array) -> Array:
     """Return the least s >= 0 with sum clip(sizes - s, 0, room) <= radius.
 
-    Sizes and room are `[batch, pixels]`, the rest `[batch, 1]`. The sum falls with s in straight pieces: Newton's method in a bracket, which every
-    third step halves.
+    Sizes and room are `[batch, pixels]`, the rest `[batch, 1]`. The sum falls with s in
+    straight pieces: Newton's method in a bracket, which every third step halves.
     """
 
     class Search(NamedTuple):
