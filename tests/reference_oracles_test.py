@@ -154,6 +154,15 @@ def test_the_best_perturbation_is_the_convex_programs(norm, seed):
 
 
 @pytest.mark.parametrize("norm", linear.NORMS)
+def test_a_ball_larger_than_the_box_leaves_its_corner(norm):
+    image, weights, _, _ = _half_space_case(0)
+    delta = linear.best_perturbation(weights, image, 99.0, norm)
+    rooms = linear.room(image, weights)
+    assert float(weights @ delta) == pytest.approx(float(np.abs(weights) @ rooms))
+    assert np.all(delta[weights == 0.0] == 0.0)
+
+
+@pytest.mark.parametrize("norm", linear.NORMS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_projection_onto_ball_and_box_is_the_quadratic_programs(norm, seed):
     generator = np.random.default_rng(seed)
@@ -279,6 +288,12 @@ def test_condition_2(at_first, halved):
     assert walk.checks[1] == (8, not halved)
 
 
+def test_condition_2_compares_with_the_last_checkpoint():
+    values = [9, 8, 7, 6, 1, 5, 4, 3, 2]
+    walk = _scripted_walk(values, checks_at=[4, 8], reading=EARLY)
+    assert walk.checks == [(4, False), (8, True)]
+
+
 def test_a_restart_halves_the_step_and_goes_on_from_the_best_with_old_momentum():
     values = [9, 5, 6, 7, 8, 8.5]
     walk = _scripted_walk(values, checks_at=[3], reading=EARLY)
@@ -295,6 +310,13 @@ def test_the_printed_algorithm_restarts_one_step_later():
     assert walk.checks == [(3, True)]
     assert walk.step_sizes == [0.8, 0.8, 0.8, 0.8, 0.4]
     assert walk.points[3] is walk.made[3] and walk.points[4] is walk.best
+
+
+def test_in_the_printed_algorithm_the_restart_itself_improves():
+    """f(x(3)) after it is that of the best, 3, and f(x(2)) is 4."""
+    values = [9, 3, 4, 5, 2.5, 2.4]
+    walk = _scripted_walk(values, checks_at=[2, 4])
+    assert walk.checks == [(2, True), (4, False)]
 
 
 @pytest.mark.parametrize(("from_best", "second"), [(True, True), (False, False)])
@@ -330,21 +352,48 @@ def test_momentum_by_hand():
     assert [float(p.image[0]) for p in walk.made] == pytest.approx(
         [0.88, 0.7, 0.7, 0.7]
     )
-    free = apgd.auto_pgd(
-        _Scripted([5.0, 4.0, 3.0]),
-        lambda logits, label, target: (0.0, np.array([1.0, 0.0])),
-        image,
+
+
+def test_momentum_and_restart_by_hand_in_free_space():
+    model = _Scripted([1.0, 3.0, 2.0, 4.0, 4.0])
+    walk = apgd.auto_pgd(
+        model,
+        model.objective,
+        np.zeros(2),
         0,
         None,
-        start=np.array([0.88, 0.5]),
-        epsilon=0.2,
-        num_steps=2,
+        start=np.zeros(2),
+        epsilon=0.5,
+        num_steps=4,
         norm="l2",
-        checks_at=[],
+        checks_at=[2],
         projection=lambda moved, image, epsilon, norm: moved,
+        reading=EARLY,
     )
-    # Without a projection: 0.48, then 0.48 - 0.75 * 0.4 + 0.25 (0.48 - 0.88) = 0.08.
-    assert [float(p.image[0]) for p in free.made] == pytest.approx([0.88, 0.48, 0.08])
+    # -1; -1 - 0.75 + 0.25 (-1) = -2, and one improvement of two steps: back to 0 and
+    # steps of 0.5. Then 0 - 0.375 + 0.25 (0 - -1), and -0.125 - 0.375 + 0.25 (-0.125).
+    actual = [float(p.image[0]) for p in walk.made]
+    assert actual == pytest.approx([0.0, -1.0, -2.0, -0.125, -0.53125])
+
+
+def test_starts():
+    image, draw = np.array([0.5, 0.5, 0.95]), np.array([3.0, -1.5, 2.0])
+    np.testing.assert_allclose(
+        apgd.start_from(draw, image, 0.3, "linf"), [0.8, 0.35, 1.0]
+    )
+    draw = np.array([3.0, 4.0, 0.0])
+    np.testing.assert_allclose(
+        apgd.start_from(draw, image, 0.3, "l2"), [0.68, 0.74, 0.95]
+    )
+    # 3 and 4 are cut to the room, 0.5 each, and then to the ball.
+    np.testing.assert_allclose(
+        apgd.start_from(draw, image, 1.2, "l1"), [1.0, 1.0, 0.95]
+    )
+    # (.3, .2, .1) minus .125, of which nothing is left of the last.
+    draw = np.array([0.3, -0.2, 0.1])
+    np.testing.assert_allclose(
+        apgd.start_from(draw, image, 0.25, "l1"), [0.675, 0.425, 0.95]
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -415,6 +464,49 @@ def test_sparsity_and_step_size_in_l1_by_hand():
     # One pixel: |d| = (.45, .15), minus .15: (.3, 0): the optimum.
     np.testing.assert_allclose(walk.made[5].image, [0.2, 0.5, 0.5, 0.5])
     assert walk.best.value == pytest.approx(5.0 - 4.0 * 0.3)
+
+
+def test_a_restart_in_l1_goes_on_from_the_best():
+    model = _Scripted([1.0, 3.0, 2.0, 4.0])
+    walk = apgd.auto_pgd_l1(
+        model,
+        model.objective,
+        np.array([0.5, 0.5]),
+        0,
+        None,
+        start=np.array([0.5, 0.4]),
+        epsilon=0.3,
+        num_steps=3,
+        period=2,
+        sparsity=1.0,
+    )
+    # |d| = (.3, .1) minus .05; (.55, .05), at most .5, minus .25; from the start again.
+    expected = [[0.5, 0.4], [0.25, 0.45], [0.2, 0.5], [0.25, 0.45]]
+    np.testing.assert_allclose([p.image for p in walk.made], expected)
+
+
+def test_an_l1_stage_starts_from_the_best_of_the_one_before():
+    model = _Scripted([9.0, 1.0, 8.0, 9.0, 9.0, 9.0, 9.0])
+    image, start = np.array([0.5, 0.5]), np.array([0.5, 0.1])
+    walks = apgd.auto_pgd_l1_stages(
+        model,
+        model.objective,
+        image,
+        0,
+        None,
+        start=start,
+        epsilon=0.1,
+        lengths=(2, 1, 1),
+        periods=(9, 9, 9),
+        sparsities=(1.0, None, None),
+    )
+    # |d| = .4 is cut to .3. A step of .3 gives (.3, .3) minus .15, which is the best.
+    np.testing.assert_allclose(walks[0].made[0].image, [0.5, 0.2])
+    np.testing.assert_allclose(walks[0].made[1].image, [0.35, 0.35])
+    assert walks[0].best is walks[0].made[1] is not walks[0].made[2]
+    np.testing.assert_allclose(walks[1].made[0].image, [0.4, 0.4])
+    assert walks[1].sparsities == [2 / 1.5] and walks[1].step_sizes == [0.2]
+    np.testing.assert_allclose(walks[2].step_sizes, [0.1])
 
 
 def test_without_a_fall_in_sparsity_the_l1_step_shrinks_to_a_tenth():
@@ -529,6 +621,17 @@ def test_fab_finds_the_minimum_distance_of_a_linear_model(norm, seed):
     assert found <= linear.length(untargeted.searched - image, norm) + 1e-9
 
 
+@pytest.mark.parametrize(("norm", "other"), [("linf", 1), ("l2", 2), ("l1", 2)])
+def test_fab_chooses_the_class_by_the_dual_norm(norm, other):
+    """The distances are 1 / (2, 1.41, 1) and 0.9 / (1.5, 1.5, 1.5)."""
+    weights = np.array([[0.0, 0.0], [1.0, 1.0], [1.5, 0.0], [0.0, 0.0]])
+    model = LinearModel(weights, np.array([0.0, -1.0, -0.9, -0.1]))
+    assert fab.nearest_boundary(model, np.zeros(2), 0, norm) == other
+    flat = LinearModel(0.0 * weights, model.bias)
+    assert fab.nearest_boundary(flat, np.zeros(2), 0, norm) is None
+    assert fab.fab(flat, np.zeros(2), 0, norm=norm).searched is None
+
+
 def test_a_fab_restart_begins_at_half_of_the_distance_known():
     model, image, _ = _large_box_case()
     draw = np.array([-3.0, 4.0])
@@ -613,9 +716,33 @@ def test_deep_fool_walks_over_a_curved_boundary(overshot):
         if overshot:
             judged = np.clip(image + 1.02 * (judged - image), 0.0, 1.0)
         assert not is_success(model.logits(judged), label, None)
-    few = deep_fool.deep_fool(model, image, label, num_candidates=1)
-    order = np.argsort(-model.logits(image))
-    assert set(few.classes) == {int(order[1])}
+    if not overshot:
+        assert is_success(model.logits(result.images[-1]), label, None)
+
+
+def test_the_candidates_of_deep_fool_are_those_with_the_largest_logits():
+    """Class 2 is nearer, 0.2 / 2 against 0.1 / 0.5; class 1 has the larger logit."""
+    weights = np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 2.0]])
+    model = LinearModel(weights, np.array([0.0, -0.1, -0.2]))
+    run = functools.partial(deep_fool.deep_fool, model, np.zeros(2), 0, num_steps=1)
+    assert run().classes == [2] and run(num_candidates=1).classes == [1]
+    np.testing.assert_allclose(run().final, [0.0, 0.102])
+
+
+def test_deep_fool_and_the_box():
+    """The way along (1, 1) is barred by the box in the first pixel.
+
+    Class 0 is the other one: it wins where both are equal.
+    """
+    model = LinearModel(np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([-1.5, 0.0]))
+    image = np.array([0.9, 0.1])
+    free = deep_fool.deep_fool(model, image, 1, num_steps=9)
+    np.testing.assert_allclose(free.images[1], [1.15, 0.35])
+    assert not free.success and len(free.classes) == 1
+    np.testing.assert_allclose(free.final, [1.0, 0.355])
+    boxed = deep_fool.deep_fool(model, image, 1, num_steps=9, clip_each_step=True)
+    np.testing.assert_allclose(boxed.images[2], [1.0, 0.425])
+    assert boxed.success
 
 
 def test_fab_is_nearer_than_deep_fool_on_a_curved_boundary():
@@ -675,6 +802,19 @@ def test_the_bump_by_hand():
         half = side // 2
         assert np.all(both[:, :half] > 0.0) and np.all(both[:, half:] < 0.0)
         np.testing.assert_array_equal(square.two_bumps(side, True), both.T)
+
+
+def test_the_l2_start_is_scaled_before_it_is_clipped():
+    """Of a black image the box cuts the lower half of each tile, half of the square."""
+    draws = square_draws.NumpyDraws(np.random.default_rng(0))
+    start = square.start_l2(np.zeros((11, 11, 2)), 0.4, draws)
+    assert linear.length(start, "l2") == pytest.approx(0.4 / math.sqrt(2))
+    grey = square.start_l2(np.full((11, 11, 2), 0.5), 0.4, draws) - 0.5
+    assert np.all(grey[10] == 0.0) and np.all(grey[:, 10] == 0.0)
+    # Two columns of 1/4 and 1/4 + 1; every tile has a 50th of the square.
+    size = 0.4 / math.sqrt(50) / math.sqrt(2 * (0.25**2 + 1.25**2))
+    tile = np.sort(np.abs(grey[4:6, 2:4, 1]).ravel())
+    np.testing.assert_allclose(tile, size * np.array([0.25, 0.25, 1.25, 1.25]))
 
 
 class _FixedDraws(square_draws.NumpyDraws):
@@ -827,7 +967,15 @@ def test_carlini_wagner_finds_the_minimum_distance_of_a_linear_model(seed, targe
         num_constants=8,
     )
     assert distance <= result.best_distance <= 1.03 * distance
-    assert is_success(model.logits(result.best), label, other if targeted else None)
+    target = other if targeted else None
+    assert is_success(model.logits(result.best), label, target)
+    for done in result.rounds:
+        lengths = [
+            linear.length(moved - image, "l2")
+            for moved in done.images
+            if is_success(model.logits(moved), label, target)
+        ]
+        assert done.best_distance == pytest.approx(min(lengths, default=math.inf))
     first = result.rounds[0]
     assert first.losses[0] == pytest.approx(
         0.1
@@ -869,6 +1017,23 @@ def test_carlini_wagner_stops_early_where_the_loss_stalls():
     checked = early.losses[::20]
     assert checked[-1] > 0.9999 * checked[-2]
     assert all(b <= 0.9999 * a for a, b in itertools.pairwise(checked[:-1]))
+
+
+def test_the_last_image_is_judged_if_asked():
+    model, image, label = _linear_case(0)
+    for judge_last, num_images in ((True, 4), (False, 3)):
+        result = carlini_wagner.carlini_wagner(
+            model,
+            image,
+            label,
+            None,
+            num_steps=3,
+            learning_rate=0.02,
+            initial_constant=1.0,
+            num_constants=1,
+            judge_last=judge_last,
+        )
+        assert len(result.rounds[0].images) == num_images
 
 
 def test_shrinking_by_hand():
@@ -920,6 +1085,13 @@ def test_the_elastic_net_finds_short_perturbations_of_a_linear_model(rule, seed)
     )
     found = linear.length(result.best - image, norm)
     assert distance * (1 - 1e-9) <= found <= 1.15 * distance
+    for done in result.rounds:
+        scores = [
+            elastic_net.score(moved - image, beta * 0.05, rule)
+            for moved in done.images
+            if is_success(model.logits(moved), label, None)
+        ]
+        assert done.best_distance == pytest.approx(min(scores, default=math.inf))
 
 
 # --- SPSA -----------------------------------------------------------------------------
@@ -954,3 +1126,34 @@ def test_one_pair_of_signs_by_hand():
     found = spsa.estimate(model, objectives.pairwise_margin, image, 0, 1, v, 0.3)
     # (w_0 - w_1) v = 0.3 + 0.3 - 0.5 + 0.4 = 0.5.
     np.testing.assert_allclose(found, 0.5 * v[0])
+
+
+def test_spsa_estimates_where_it_stands():
+    model, image, label = _tanh_case()
+    generator = np.random.default_rng(0)
+    signs = 2.0 * generator.integers(0, 2, (3, 4, *SHAPE)) - 1.0
+    images = spsa.spsa(
+        model,
+        objectives.margin,
+        image,
+        label,
+        None,
+        start=image + 0.01,
+        signs=list(signs),
+        epsilon=0.05,
+        learning_rate=0.02,
+    )
+    adam, here = Adam(0.02), image + 0.01
+    for pairs, following in zip(signs, images[1:], strict=True):
+        gradient = sum(
+            (
+                objectives.margin(model.logits(here + 0.01 * v), label)[0]
+                - objectives.margin(model.logits(here - 0.01 * v), label)[0]
+            )
+            / 0.02
+            * v
+            for v in pairs
+        )
+        moved = here - adam.step(gradient / 4)
+        here = np.clip(np.clip(moved, image - 0.05, image + 0.05), 0.0, 1.0)
+        np.testing.assert_allclose(following, here, atol=1e-12)

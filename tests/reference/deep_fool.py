@@ -56,7 +56,8 @@ def deep_fool(
 
     Open in the paper: the box. The final image is clipped to it here, and x_i, too,
     with `clip_each_step`. The paper leaves the predicted class; here `label` is the
-    class to leave, and an image that is misclassified already comes back.
+    class to leave, and an image that is misclassified already comes back. A linear
+    boundary is met exactly, so that rounding decides whether x_1 has crossed it.
     """
     order = sorted(
         range(len(model.logits(image))), key=lambda k: -model.logits(image)[k]
