@@ -16,6 +16,7 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 - `fab`: fab, fab_targeted, by `boundary_walk` and `boundary_search`; `deep_fool`; both
   by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
+- `const_search`: the engine of `carlini_wagner` and `elastic_net`.
 - `targets`: random targets; `binding`: attacks as plain data.
 
 A new attack is one file, and its name in this one.
@@ -29,7 +30,9 @@ from typing import Any
 from mmc_jax.attacks import objectives, projections
 from mmc_jax.attacks.apgd import apgd, apgd_targeted, multi_targeted
 from mmc_jax.attacks.binding import BoundAttack, bind
+from mmc_jax.attacks.carlini_wagner import carlini_wagner
 from mmc_jax.attacks.deep_fool import deep_fool
+from mmc_jax.attacks.elastic_net import elastic_net
 from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
 from mmc_jax.attacks.objectives import OBJECTIVES
@@ -43,7 +46,9 @@ ATTACKS: dict[str, Callable[..., Array]] = {
         apgd,
         apgd_targeted,
         bim,
+        carlini_wagner,
         deep_fool,
+        elastic_net,
         fab,
         fab_targeted,
         fgsm,
