@@ -133,6 +133,42 @@ def parallelize(
     return run
 
 
+def make_shared(
+    fn: Callable[..., Any], *, devices: Sequence[jax.Device]
+) -> Callable[..., Any]:
+    """Share the batch of `fn(whole, *columns)` out over `devices`.
+
+    Args:
+      fn: a pure function that treats examples independently, with `[batch, ...]`
+        results. It sees one device's share of each column.
+      devices: where to run.
+
+    Returns:
+      A function `(whole, *columns)` of a pytree that every device gets whole (best
+      placed by `replicate`) and pytrees of `[batch, ...]` arrays, typed keys among
+      them, or None. Its results, `[batch, ...]`, are on the host. It raises ValueError
+      if the batch is not a multiple of the number of devices.
+    """
+    num_devices = len(devices)
+    mapped = jax.pmap(
+        lambda whole, columns: fn(whole, *columns),
+        in_axes=(None, 0),
+        devices=devices,
+    )
+
+    def share(leaf: Any) -> Any:
+        check_divisible(len(leaf), num_devices)
+        return leaf.reshape((num_devices, -1) + leaf.shape[1:])
+
+    def run(whole: Any, *columns: Any) -> Any:
+        shares = mapped(whole, jax.tree.map(share, columns))
+        return jax.tree.map(
+            lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), jax.device_get(shares)
+        )
+
+    return run
+
+
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS_NAME,), axis_types=(AxisType.Auto,))
 

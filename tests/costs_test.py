@@ -119,7 +119,9 @@ def test_every_sample_of_a_randomised_model_is_spent():
 
 
 def test_what_is_not_known_is_said():
-    with pytest.raises(ValueError, match="no cost is known of 'deepfake'; known: .*pgd"):
+    with pytest.raises(
+        ValueError, match="no cost is known of 'deepfake'; known: .*pgd"
+    ):
         passes_per_survivor("deepfake", {}, num_classes=3)
     with pytest.raises(ValueError, match="cost of pgd depends on 'keep'"):
         passes_per_survivor("pgd", {"num_steps": 3}, num_classes=3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmc_jax import attacks, evaluate
+from mmc_jax.attacks import costs
 from mmc_jax.types import StochasticLogitsFn
 
 NUM = 23
@@ -56,6 +57,8 @@ def enroll(monkeypatch):
 
     def add(attack):
         monkeypatch.setitem(attacks.ATTACKS, attack.__name__, attack)
+        no_model = costs.PASSES["rotation"]
+        monkeypatch.setitem(costs.PASSES, attack.__name__, no_model)
 
     return add
 
@@ -295,8 +298,8 @@ def test_survivors_are_compacted_without_tracing_again(enroll):
     record = _evaluate(rows, logits_fn=counted)
     sizes = [row.num_attacked for row in record.rows]
     assert sizes[0] > BATCH and sizes[0] > sizes[1] > 0
-    # Its shape, the attack, the verdict: whatever survives, and in every row.
-    assert len(traces) == 3
+    # Its shape and digest, attack, verdict: whatever survives, and in every row.
+    assert len(traces) == 4
 
 
 def test_the_record_is_plain_data_and_adds_up():
@@ -456,7 +459,8 @@ def test_cost_counts_the_passes_of_every_batch(enroll):
     cost = evaluate.estimate_cost(
         _logits, images, labels, rows, norm="linf", epsilon=0.1, batch_size=BATCH
     )
-    assert cost.gradient_passes == 3 * 5 * 3
-    assert cost.forward_passes == 3 * (1 + 2 * 2)
+    # Five gradients a walk, and where it ends; clean, verdicts, that on 8 bits.
+    assert cost.backward_passes == 3 * (5 * 3)
+    assert cost.forward_passes == 3 * (6 * 3 + 1 + 2 + 1)
     assert cost.seconds > 0 and cost.compile_seconds > 0
-    assert "45 gradient passes" in str(cost)
+    assert "66 forward and 45 backward passes" in str(cost)

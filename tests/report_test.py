@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mmc_jax import diagnostics, evaluate
+from mmc_jax.attacks.costs import Passes
 from mmc_jax.report import figures, tables
 
 NUM = 20
@@ -26,6 +27,7 @@ def _row(name, num_attacked, num_correct, running, **changes):
         hyperparameters={"objective": "margin"},
         targeted=False,
         in_worst_case=True,
+        passes=Passes(11, 10),
         attacked=attacked,
         correct=np.arange(NUM) < num_correct,
         invalid=np.zeros(NUM, bool),
@@ -48,14 +50,17 @@ def _record(rows, num_robust, **changes):
         bounds=(0.0, 1.0),
         num_classes=3,
         batch_size=8,
+        num_devices=1,
         example_ids=np.arange(NUM, dtype=np.uint32),
         clean_correct=np.arange(NUM) < 19,
         clean_invalid=np.zeros(NUM, bool),
         robust=np.arange(NUM) < num_robust,
+        robust_8_bits=np.arange(NUM) < num_robust,
         rows=tuple(rows),
         findings=(),
         zero_gradient_fractions={},
         images=None,
+        sha256={},
         key={},
         environment={},
         seconds=1.0,
@@ -332,6 +337,7 @@ def test_nothing_to_draw_is_an_error_and_no_file(draw, message, tmp_path):
 def test_matplotlib_waits_for_the_first_figure_and_keeps_its_state(tmp_path):
     program = f"""
 import sys
+from mmc_jax.attacks.costs import Passes
 from mmc_jax.report import figures, tables
 assert "matplotlib" not in sys.modules
 import matplotlib

@@ -147,6 +147,25 @@ def check_settings(
         raise ValueError(f"key must be one typed key, such as {_A_KEY}, got {key!r}")
 
 
+def check_devices(num_devices: int) -> tuple[jax.Device, ...]:
+    """Return the first local devices.
+
+    Args:
+      num_devices: how many.
+
+    Raises:
+      ValueError: if it is not between 1 and what there is.
+    """
+    devices = jax.local_devices()
+    is_count = isinstance(num_devices, numbers.Integral) and num_devices >= 1
+    if isinstance(num_devices, bool) or not is_count or num_devices > len(devices):
+        raise ValueError(
+            f"num_devices must be 1 to {len(devices)}, the local devices, got"
+            f" {num_devices!r}"
+        )
+    return tuple(devices[:num_devices])
+
+
 def as_pytree(
     logits_fn: LogitsFn | StochasticLogitsFn,
 ) -> jax.tree_util.Partial | StochasticLogitsFn:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.evaluate import checks
-from mmc_jax.evaluate.rows import Row, bind_rows, rehearse
+from mmc_jax.evaluate.rows import bind_rows, rehearse
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 _REPEATS = 2
@@ -24,9 +24,9 @@ class CostEstimate:
     """Upper bounds: survivors grow fewer, and attacks stop at success."""
 
     forward_passes: int
-    """Passes over one batch without a gradient."""
-    gradient_passes: int
-    """Passes over one batch with a gradient with respect to the images."""
+    """Passes over one batch, those included that a gradient starts with."""
+    backward_passes: int
+    """Gradients over one batch with respect to the images."""
     seconds: float
     """Time of all passes, compilation apart."""
     compile_seconds: float
@@ -40,8 +40,8 @@ class CostEstimate:
         if self.memory_bytes is not None:
             memory = f"{self.memory_bytes / 2**20:.0f} MiB on the device"
         return (
-            f"at most {self.gradient_passes} gradient passes and"
-            f" {self.forward_passes} forward passes over a batch: about"
+            f"at most {self.forward_passes} forward and {self.backward_passes} backward"
+            " passes over a batch: about"
             f" {format_seconds(self.seconds)}, plus"
             f" {format_seconds(self.compile_seconds)} or more to compile, with {memory}"
         )
@@ -69,9 +69,8 @@ def estimate_cost(
 ) -> CostEstimate:
     """Say what `robust_accuracy` would take at most, from a probe of one batch.
 
-    A row takes num_steps * num_restarts * num_eot_samples gradient passes a batch
-    (those of them that its attack has; none for noise and rotation), every row two
-    forward passes for its attack's own last look and for the verdict.
+    A row takes `attacks.costs.passes_per_survivor` passes a batch, and one forward pass
+    each for the verdict and, if a ball bounds it, for the verdict on 8 bits.
 
     Args:
       logits_fn: as for `robust_accuracy`.
@@ -91,7 +90,7 @@ def estimate_cost(
     """
     examples = checks.check_examples(images, labels, None, bounds)
     logits_fn = checks.as_pytree(logits_fn)
-    checks.check_num_classes(logits_fn, examples)
+    num_classes = checks.check_num_classes(logits_fn, examples)
     rows = bind_rows(
         attacks,
         norm=norm,
@@ -102,27 +101,23 @@ def estimate_cost(
     batch_shape = (batch_size, *examples.images.shape[1:])
     rehearse(rows, logits_fn, batch_shape=batch_shape)
     num_batches = math.ceil(len(examples) / batch_size)
-    gradient_passes = num_batches * sum(_gradient_passes(row) for row in rows)
-    forward_passes = num_batches * (1 + 2 * len(rows))
+    passes = [row.passes(logits_fn, num_classes) for row in rows]
+    verdicts = 1 + sum(1 + row.in_worst_case for row in rows)
+    forward_passes = num_batches * (verdicts + sum(taken.forward for taken in passes))
+    backward_passes = num_batches * sum(taken.backward for taken in passes)
     batch = np.resize(np.arange(len(examples)), batch_size)
     images = jnp.asarray(examples.images[batch])
     keys = jax.random.split(jax.random.key(0), batch_size)
     gradient = _Probe(_gradient_of_total, logits_fn, images, keys)
     forward = _Probe(_forward, logits_fn, images, keys)
+    backward_seconds = max(gradient.seconds - forward.seconds, 0.0)
     return CostEstimate(
         forward_passes=forward_passes,
-        gradient_passes=gradient_passes,
-        seconds=gradient_passes * gradient.seconds + forward_passes * forward.seconds,
+        backward_passes=backward_passes,
+        seconds=forward_passes * forward.seconds + backward_passes * backward_seconds,
         compile_seconds=gradient.compile_seconds * len(rows),
         memory_bytes=gradient.memory_bytes,
     )
-
-
-def _gradient_passes(row: Row) -> int:
-    if not row.in_worst_case:
-        return 0
-    sizes = ("num_steps", "num_restarts", "num_eot_samples")
-    return math.prod(int(row.hyperparameters.get(size) or 1) for size in sizes)
 
 
 def _forward(logits_fn, images, keys):

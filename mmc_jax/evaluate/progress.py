@@ -20,6 +20,8 @@ class Progress:
     """Images to attack over all rows if no more of them break."""
     surviving: int
     """Images that nothing has broken yet."""
+    resumed: int
+    """Of `done`, those that a journal had done before."""
 
 
 def make_progress(
@@ -35,6 +37,7 @@ def make_progress(
     def show(state: Progress) -> None:
         bar.total = state.total
         bar.n = state.done
+        bar.initial = state.resumed  # the rate, and so the ETA, is this run's own
         bar.set_postfix(row=state.row, surviving=state.surviving)
         if state.done >= state.total:
             bar.close()

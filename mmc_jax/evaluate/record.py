@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from mmc_jax import diagnostics, metrics
+from mmc_jax.attacks.costs import Passes
+from mmc_jax.evaluate.outcome import to_bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ class RowRecord:
     """Whether each image was given a random wrong target."""
     in_worst_case: bool
     """False for noise and rotation, which no ball bounds."""
+    passes: Passes
+    """What one surviving image takes; the verdict's forward pass comes on top."""
     attacked: np.ndarray
     """bool `[num_examples]`: the images that this row attacked."""
     correct: np.ndarray
@@ -115,6 +119,7 @@ class RowRecord:
             "hyperparameters": dict(self.hyperparameters),
             "targeted": self.targeted,
             "in_worst_case": self.in_worst_case,
+            "passes_per_survivor": self.passes._asdict(),
             "num_attacked": self.num_attacked,
             "num_broken": self.num_broken,
             "num_invalid": int(self.invalid.sum()),
@@ -139,6 +144,7 @@ class EvaluationRecord:
     bounds: tuple[float, float]
     num_classes: int
     batch_size: int
+    num_devices: int
     example_ids: np.ndarray
     """uint32 `[num_examples]`: what seeds each image."""
     clean_correct: np.ndarray
@@ -147,12 +153,18 @@ class EvaluationRecord:
     """bool `[num_examples]`: the unattacked image's logits hold a NaN."""
     robust: np.ndarray
     """bool `[num_examples]`: right on the clean image and on every adversarial one."""
+    robust_8_bits: np.ndarray
+    """The same of the images that `sha256` is of, rounded to 8 bits in ball and box:
+    no less robust, since a rounded image that fails is not looked for again."""
     rows: tuple[RowRecord, ...]
     findings: tuple[diagnostics.Finding, ...]
     zero_gradient_fractions: dict[str, float]
     """Objective -> share of clean images on which its gradient is exactly zero."""
     images: np.ndarray | None
     """The first adversarial image that broke each example, else the clean image."""
+    sha256: dict[str, str]
+    """Of the `model`, the clean `images`, the `labels`, and the `adv_images` as
+    `images` has them if kept; how is said in `digests`."""
     key: dict[str, Any]
     environment: dict[str, Any]
     seconds: float
@@ -173,6 +185,11 @@ class EvaluationRecord:
     def worst_case(self) -> Share:
         """Accuracy under the worst, image by image, of all rows that a ball bounds."""
         return Share(int(self.robust.sum()), self.num_examples)
+
+    @property
+    def worst_case_8_bits(self) -> Share:
+        """The worst case once the adversarial images are rounded to 8 bits."""
+        return Share(int(self.robust_8_bits.sum()), self.num_examples)
 
     @property
     def strongest(self) -> RowRecord | None:
@@ -209,12 +226,15 @@ class EvaluationRecord:
             "num_examples": self.num_examples,
             "num_classes": self.num_classes,
             "batch_size": self.batch_size,
+            "num_devices": self.num_devices,
             "clean": self.clean.to_dict(),
             "num_invalid": int(self.clean_invalid.sum()),
             "worst_case": self.worst_case.to_dict(),
+            "worst_case_8_bits": self.worst_case_8_bits.to_dict(),
             "rows": {row.name: row.to_dict() for row in self.rows},
             "findings": [finding.to_dict() for finding in self.findings],
             "zero_gradient_fractions": dict(self.zero_gradient_fractions),
+            "sha256": dict(self.sha256),
             "key": dict(self.key),
             "environment": dict(self.environment),
             "seconds": self.seconds,
@@ -225,16 +245,16 @@ class EvaluationRecord:
 
     def _per_example(self) -> dict[str, Any]:
         rows = {
-            row.name: {"attacked": _bits(row.attacked), "correct": _bits(row.correct)}
+            row.name: {
+                "attacked": to_bits(row.attacked),
+                "correct": to_bits(row.correct),
+            }
             for row in self.rows
         }
         return {
             "example_ids": self.example_ids.tolist(),
-            "clean": _bits(self.clean_correct),
-            "worst_case": _bits(self.robust),
+            "clean": to_bits(self.clean_correct),
+            "worst_case": to_bits(self.robust),
+            "worst_case_8_bits": to_bits(self.robust_8_bits),
             "rows": rows,
         }
-
-
-def _bits(flags: np.ndarray) -> str:
-    return "".join("1" if flag else "0" for flag in flags)

@@ -1,17 +1,24 @@
-"""Robust accuracy: check everything, then let a `Run` go through its rows."""
+"""Robust accuracy: check everything, then let a `Run` go through its rows.
+
+The run is the same whether it is the first or goes on after a kill: see `journal`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from mmc_jax.evaluate import checks
+from mmc_jax.evaluate import checks, digests
+from mmc_jax.evaluate.journal import Journal
 from mmc_jax.evaluate.progress import Progress, make_progress
 from mmc_jax.evaluate.record import EvaluationRecord
 from mmc_jax.evaluate.rows import bind_rows, rehearse
 from mmc_jax.evaluate.run import Run
+from mmc_jax.evaluate.setting import Setting
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 
@@ -36,7 +43,9 @@ def robust_accuracy(
     example_ids: Array | np.ndarray | None = None,
     mode: str = "cascade",
     batch_size: int = 256,
+    num_devices: int = 1,
     bounds: tuple[float, float] = (0.0, 1.0),
+    journal: str | os.PathLike[str] | None = None,
     progress: bool | Callable[[Progress], None] = False,
     keep_images: bool = False,
 ) -> EvaluationRecord:
@@ -72,7 +81,14 @@ def robust_accuracy(
         way to the worst case), or `individual`, where every row attacks every image
         and has an accuracy of its own. Both have the same worst case.
       batch_size: images at a time; the last batch is padded, the padding not counted.
+      num_devices: how many of the local devices attack a batch together; it is rounded
+        up to a multiple of them.
       bounds: the box.
+      journal: a file that every batch's outcome is written to, safely, as it is done.
+        The same call after a kill goes on after the last of them and ends with the same
+        record, times apart; so it does with another batch size or other devices, up to
+        rounding. Nothing removes the file: with one that is complete the record is
+        returned at once.
       progress: whether to show a bar, or a function to call after each batch.
       keep_images: whether the record keeps the first image that broke each example.
 
@@ -81,45 +97,75 @@ def robust_accuracy(
 
     Raises:
       ValueError: for anything not accepted above, before any work is done.
+      ValueError: for a journal that is of another evaluation; it says what differs.
       EvaluationInterrupted: on Ctrl-C, with the partial record.
 
     Reference: Carlini et al. 2019, "On Evaluating Adversarial Robustness"; the cascade
     is Croce and Hein, ICML 2020.
     """
-    checks.check_settings(
-        norm=norm, epsilon=epsilon, mode=mode, batch_size=batch_size, key=key
+    setting = _make_setting(
+        logits_fn,
+        checks.check_examples(images, labels, example_ids, bounds),
+        attacks,
+        key,
+        norm=norm,
+        epsilon=epsilon,
+        mode=mode,
+        batch_size=batch_size,
+        num_devices=num_devices,
+        bounds=bounds,
+        keep_images=keep_images,
     )
-    examples = checks.check_examples(images, labels, example_ids, bounds)
+    with contextlib.ExitStack() as stack:
+        opened = None
+        if journal is not None:
+            opened = stack.enter_context(Journal(journal, setting.identity()))
+        share = setting.batch_size // len(setting.devices)
+        batch_shape = (share, *setting.examples.images.shape[1:])
+        rehearse(setting.rows, setting.logits_fn, batch_shape=batch_shape)
+        run = Run(setting, report=make_progress(progress), journal=opened)
+        run.judge_clean()
+        run.resume()
+        try:
+            for row in setting.rows:
+                run.run_row(row)
+            run.diagnose()
+        except KeyboardInterrupt:
+            raise EvaluationInterrupted(run.record(complete=False)) from None
+        return run.record(complete=True)
+
+
+def _make_setting(
+    logits_fn, examples, attacks, key, *, batch_size, num_devices, **terms
+) -> Setting:
+    """Check everything that the examples do not show by themselves."""
+    checks.check_settings(
+        norm=terms["norm"],
+        epsilon=terms["epsilon"],
+        mode=terms["mode"],
+        batch_size=batch_size,
+        key=key,
+    )
+    devices = checks.check_devices(num_devices)
     logits_fn = checks.as_pytree(logits_fn)
     num_classes = checks.check_num_classes(logits_fn, examples)
-    rows = bind_rows(
-        attacks,
-        norm=norm,
-        epsilon=float(epsilon),
-        bounds=bounds,
-    )
-    batch_size = min(batch_size, len(examples))
-    batch_shape = (batch_size, *examples.images.shape[1:])
-    rehearse(rows, logits_fn, batch_shape=batch_shape)
-    run = Run(
+    terms["epsilon"] = float(terms["epsilon"])
+    ball = {name: terms[name] for name in ("norm", "epsilon", "bounds")}
+    rows = bind_rows(attacks, **ball)
+    sha256 = {
+        "model": digests.digest_model(logits_fn, examples.images.shape[1:]),
+        "images": digests.digest_all(digests.digest_each(examples.images)),
+        "labels": digests.digest_integers(examples.labels),
+    }
+    return Setting(
         logits_fn=logits_fn,
         examples=examples,
         rows=rows,
+        passes={row.name: row.passes(logits_fn, num_classes) for row in rows},
         key=key,
-        norm=norm,
-        epsilon=float(epsilon),
-        mode=mode,
-        bounds=bounds,
         num_classes=num_classes,
-        batch_size=batch_size,
-        report=make_progress(progress),
-        images=examples.images.copy() if keep_images else None,
+        batch_size=-(-min(batch_size, len(examples)) // len(devices)) * len(devices),
+        devices=devices,
+        sha256=sha256,
+        **terms,
     )
-    run.judge_clean()
-    try:
-        for row in rows:
-            run.run_row(row)
-        run.diagnose()
-    except KeyboardInterrupt:
-        raise EvaluationInterrupted(run.record(complete=False)) from None
-    return run.record(complete=True)

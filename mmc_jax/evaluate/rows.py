@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmc_jax.attacks import ATTACKS, make_attack
-from mmc_jax.types import Attack, LogitsFn, StochasticLogitsFn
+from mmc_jax.attacks import ATTACKS, BoundAttack, make_attack
+from mmc_jax.attacks.costs import Passes, passes_per_survivor
+from mmc_jax.types import LogitsFn, StochasticLogitsFn
 
 TRANSFORMATIONS = ("gaussian_noise", "rotation")
 """Attacks without a ball: rows of their own, never in the worst case."""
@@ -28,7 +29,7 @@ class Row:
 
     name: str
     attack_name: str
-    attack: Attack
+    attack: BoundAttack
     hyperparameters: dict[str, Any]
     """All of them, defaults included."""
     targeted: bool
@@ -44,6 +45,17 @@ class Row:
     def seed(self) -> np.uint32:
         """What is folded into the evaluation's key for this row."""
         return np.uint32(zlib.crc32(self.name.encode()))
+
+    def passes(
+        self, logits_fn: LogitsFn | StochasticLogitsFn, num_classes: int
+    ) -> Passes:
+        """Return what the attack spends on one image that survives it."""
+        return passes_per_survivor(
+            self.attack_name,
+            self.hyperparameters,
+            num_classes=num_classes,
+            stochastic=isinstance(logits_fn, StochasticLogitsFn),
+        )
 
 
 def bind_rows(

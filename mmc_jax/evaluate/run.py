@@ -1,283 +1,222 @@
-"""A running evaluation: which images a row attacks, and what comes of it.
+"""A running evaluation: which images a row attacks, and what has come of it.
 
 The state is a handful of per-image arrays: what survived so far, and a `Ledger` a row.
+It changes by `_apply` alone, to which it makes no difference whether an outcome was
+just found or comes from the journal of a run that was killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mmc_jax import attacks, data, diagnostics
+from mmc_jax import data, diagnostics
 from mmc_jax.environment import describe_environment, describe_key
-from mmc_jax.evaluate.checks import Examples
+from mmc_jax.evaluate.batch import VERDICT, attack_batch, fold_ids
+from mmc_jax.evaluate.digests import digest_all, digest_each
+from mmc_jax.evaluate.journal import Journal
+from mmc_jax.evaluate.ledger import Ledger
+from mmc_jax.evaluate.outcome import Outcome, to_bits
 from mmc_jax.evaluate.progress import Progress
-from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
+from mmc_jax.evaluate.record import EvaluationRecord, RowRecord
 from mmc_jax.evaluate.rows import Row
-from mmc_jax.evaluate.verdict import check_postconditions, judge_logits
-from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
-
-_VERDICT = np.uint32(zlib.crc32(b"verdict"))
+from mmc_jax.evaluate.setting import Setting
+from mmc_jax.evaluate.verdict import judge_logits
 
 
-@jax.jit
-def _fold_ids(key: Array, ids: Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-
-
-@jax.jit
-def _fold_each(keys: Array, number: Array) -> Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-@dataclasses.dataclass
-class Ledger:
-    """What is known of a row so far; arrays over all images."""
-
-    row: Row
-    attacked: np.ndarray
-    correct: np.ndarray
-    invalid: np.ndarray
-    reached: np.ndarray | None
-    violations: dict[str, int]
-    running: Share
-    largest_norm: float = 0.0
-    seconds: float = 0.0
-    first_batch_seconds: float = 0.0
-    complete: bool = False
-
-    @classmethod
-    def empty(cls, row: Row, robust: np.ndarray) -> Ledger:
-        """Return the ledger of a row that has not attacked anything."""
-        return cls(
-            row=row,
-            attacked=np.zeros_like(robust),
-            correct=np.zeros_like(robust),
-            invalid=np.zeros_like(robust),
-            reached=np.zeros_like(robust) if row.targeted else None,
-            violations={"nonfinite": 0, "outside_box": 0, "outside_ball": 0},
-            running=Share(int(robust.sum()), len(robust)),
-        )
-
-    def record(self) -> RowRecord:
-        """Freeze it."""
-        row = self.row
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del fields["row"]
-        return RowRecord(
-            name=row.name,
-            attack=row.attack_name,
-            hyperparameters=row.hyperparameters,
-            targeted=row.targeted,
-            in_worst_case=row.in_worst_case,
-            **fields,
-        )
-
-
-@dataclasses.dataclass
 class Run:
-    """One evaluation on its way; `robust_accuracy` says what the arguments are."""
+    """One evaluation on its way; `robust_accuracy` drives it."""
 
-    logits_fn: LogitsFn | StochasticLogitsFn
-    examples: Examples
-    rows: list[Row]
-    key: Array
-    norm: str
-    epsilon: float
-    mode: str
-    bounds: tuple[float, float]
-    num_classes: int
-    batch_size: int
-    report: Callable[[Progress], None]
-    images: np.ndarray | None
-    """The worst image of each example, clean ones at first; None if not kept."""
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        report: Callable[[Progress], None],
+        journal: Journal | None,
+    ):
         """Start with nothing judged and nothing attacked."""
-        size = len(self.examples)
-        self.started = time.perf_counter()
+        self.setting = setting
+        self._report, self._journal = report, journal
+        size, images = len(setting.examples), setting.examples.images
+        self._started = time.perf_counter()
+        self._resumed = 0
         self.clean_correct = np.zeros(size, bool)
         self.clean_invalid = np.zeros(size, bool)
         self.robust = np.zeros(size, bool)
+        self.robust_8_bits = np.zeros(size, bool)
+        self.images = images.copy() if setting.keep_images else None
+        self.digests = digest_each(images)
+        """uint8 `[num_examples, 32]`: of each worst image, clean ones at first."""
         self.ledgers: list[Ledger] = []
         self.findings: list[diagnostics.Finding] = []
         self.zero_gradient_fractions: dict[str, float] = {}
 
     def judge_clean(self) -> None:
         """Judge every image as it is."""
-        logits = np.zeros((len(self.examples), self.num_classes), np.float32)
-        key = jax.random.fold_in(self.key, _VERDICT)
-        for index, _ in self._batches(np.arange(len(self.examples))):
-            keys = _fold_ids(key, self.examples.ids[index])
+        setting, examples = self.setting, self.setting.examples
+        logits = np.zeros((len(examples), setting.num_classes), np.float32)
+        key = jax.random.fold_in(setting.key, VERDICT)
+        for index, _ in self._batches(np.arange(len(examples))):
+            keys = fold_ids(key, examples.ids[index])
             logits[index] = judge_logits(
-                self.logits_fn, self.examples.images[index], keys
+                setting.logits_fn, examples.images[index], keys
             )
         self.clean_invalid = np.asarray(np.isnan(logits).any(axis=1))
-        is_label = logits.argmax(axis=1) == self.examples.labels
+        is_label = logits.argmax(axis=1) == examples.labels
         self.clean_correct = is_label & ~self.clean_invalid
         self.robust = self.clean_correct.copy()
+        self.robust_8_bits = self.clean_correct.copy()
         self.findings += diagnostics.find_probabilities(logits)
 
+    def resume(self) -> None:
+        """Take over what the journal holds, or write its first record.
+
+        Raises:
+          ValueError: if the model judges the clean images otherwise than it did.
+        """
+        if self._journal is None:
+            return
+        clean = {"clean": to_bits(self.clean_correct)}
+        records = self._journal.replay()
+        before = next(records, None)
+        if before is None:
+            self._journal.append(clean)
+        elif before != clean:
+            raise ValueError(
+                "the journal is of another model: the clean images are judged"
+                " otherwise there"
+            )
+        shape = self.setting.examples.images.shape[1:]
+        for record in records:
+            outcome = Outcome.from_dict(record, shape)
+            self._apply(outcome)
+            self._started = time.perf_counter() - outcome.elapsed
+        self._resumed = self._num_done()
+        if self.ledgers:
+            self._report_progress(self._chosen(self.ledgers[-1]))
+
     def run_row(self, row: Row) -> None:
-        """Attack with one row the images that it should see."""
-        everything = self.mode == "individual" or not row.in_worst_case
-        chosen = np.flatnonzero(self.robust | everything)
-        ledger = Ledger.empty(row, self.robust)
-        self.ledgers.append(ledger)
-        key = jax.random.fold_in(self.key, row.seed)
-        started = time.perf_counter()
+        """Attack with one row the images that it should see and has not seen yet."""
+        ledger = self._ledger(row.name)
+        chosen = self._chosen(ledger)
         for index, num_real in self._batches(chosen):
-            self._run_batch(ledger, key, index, num_real)
-            ledger.seconds = time.perf_counter() - started
-            ledger.first_batch_seconds = ledger.first_batch_seconds or ledger.seconds
-            ledger.running = Share(int(self.robust.sum()), len(self.robust))
-            self._report_progress(len(chosen))
+            outcome = attack_batch(self.setting, row, index, num_real, self.robust)
+            elapsed = time.perf_counter() - self._started
+            outcome = dataclasses.replace(outcome, elapsed=elapsed)
+            if self._journal is not None:
+                self._journal.append(outcome.to_dict())
+            self._apply(outcome)
+            self._report_progress(chosen)
         ledger.complete = True
+
+    def _ledger(self, name: str) -> Ledger:
+        """Return the ledger of a row; begin it and those before it if need be."""
+        rows = self.setting.rows
+        place = [row.name for row in rows].index(name)
+        for row in rows[len(self.ledgers) : place + 1]:
+            self.ledgers.append(Ledger.empty(row, self.robust))
+        return self.ledgers[place]
+
+    def _chosen(self, ledger: Ledger) -> np.ndarray:
+        """Return the places of the images that a row has yet to attack."""
+        everything = self.setting.mode == "individual" or not ledger.row.in_worst_case
+        return np.flatnonzero((self.robust | everything) & ~ledger.attacked)
 
     def _batches(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Cut indices into batches of one size, each with its unpadded size."""
+        batch_size = self.setting.batch_size
         if len(chosen):
-            for (index,), mask in data.pad_batches(chosen, batch_size=self.batch_size):
+            for (index,), mask in data.pad_batches(chosen, batch_size=batch_size):
                 yield index, int(mask.sum())
 
-    def _run_batch(
-        self, ledger: Ledger, key: Array, index: np.ndarray, num_real: int
-    ) -> None:
-        """Attack a batch, check what comes back, judge it and write it down."""
-        images, labels = self.examples.images[index], self.examples.labels[index]
-        keys = _fold_ids(key, self.examples.ids[index])
-        targets = None
-        if ledger.row.targeted:
-            targets = attacks.random_targets(keys, labels, self.num_classes)
-        adv_images = self._attack(ledger.row, keys, images, labels, targets)
-        holds = self._check(ledger, adv_images, images, num_real)
-        judged = np.where(holds[:, None, None, None], adv_images, images)
-        logits = judge_logits(self.logits_fn, judged, _fold_each(keys, _VERDICT))
-        invalid = np.isnan(logits).any(axis=1)
-        predictions = logits.argmax(axis=1)
+    def _apply(self, outcome: Outcome) -> None:
+        """Write the outcome of a batch down: the one place where the state changes."""
+        broken = outcome.index[outcome.broken]
+        self.robust[broken] = False
+        self.robust_8_bits[broken] = outcome.correct_8_bits
+        self.digests[broken] = outcome.digests
+        if self.images is not None:
+            self.images[broken] = outcome.images
+        self._ledger(outcome.row).add(outcome, self.robust)
 
-        real, kept = index[:num_real], slice(num_real)
-        correct = ((predictions == labels) & ~invalid)[kept]
-        ledger.attacked[real] = True
-        ledger.correct[real] = correct
-        ledger.invalid[real] = invalid[kept]
-        if ledger.reached is not None:
-            reached = (predictions == np.asarray(targets)) & ~invalid & holds
-            ledger.reached[real] = reached[kept]
-        if ledger.row.in_worst_case:
-            if self.images is not None:
-                newly = self.robust[real] & ~correct
-                self.images[real[newly]] = judged[kept][newly]
-            self.robust[real] &= correct
+    def _num_done(self) -> int:
+        return sum(int(ledger.attacked.sum()) for ledger in self.ledgers)
 
-    def _attack(
-        self,
-        row: Row,
-        keys: Array,
-        images: np.ndarray,
-        labels: np.ndarray,
-        targets: Array | None,
-    ) -> np.ndarray:
-        given = {} if targets is None else {"targets": targets}
-        batch = (jnp.asarray(images), jnp.asarray(labels))
-        # As the verdict sees it: an attack that stops at a success which only low
-        # precision shows would leave its steps unspent.
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(row.attack(self.logits_fn, keys, *batch, **given))
-
-    def _check(
-        self,
-        ledger: Ledger,
-        adv_images: np.ndarray,
-        images: np.ndarray,
-        num_real: int,
-    ) -> np.ndarray:
-        """Return which images count, `[batch]`, and count the real ones that do not."""
-        bounded = ledger.row.in_worst_case
-        found = check_postconditions(
-            adv_images,
-            images,
-            norm=self.norm,
-            epsilon=self.epsilon if bounded else None,
-            bounds=self.bounds,
-        )
-        promises = {"nonfinite": found.finite, "outside_box": found.in_box}
-        if ledger.row.takes_epsilon:
-            # An attack that looks for the smallest distance promises no ball: beyond
-            # it, the image has survived, and nothing is wrong with the attack.
-            promises["outside_ball"] = found.in_ball
-        for name, kept in promises.items():
-            ledger.violations[name] += int((~kept[:num_real]).sum())
-        largest = float(found.norms[:num_real].max())
-        ledger.largest_norm = max(ledger.largest_norm, largest)
-        return found.hold
-
-    def _report_progress(self, num_chosen: int) -> None:
-        done = sum(int(ledger.attacked.sum()) for ledger in self.ledgers)
-        current = self.ledgers[-1]
-        total = done + num_chosen - int(current.attacked.sum())
+    def _report_progress(self, chosen: np.ndarray) -> None:
+        """Report; `chosen` are the images that were left to the row at its start."""
+        ledger, done = self.ledgers[-1], self._num_done()
+        total = done + int((~ledger.attacked[chosen]).sum())
         surviving = int(self.robust.sum())
-        for row in self.rows[len(self.ledgers) :]:
-            cascades = self.mode == "cascade" and row.in_worst_case
+        for row in self.setting.rows[len(self.ledgers) :]:
+            cascades = self.setting.mode == "cascade" and row.in_worst_case
             total += surviving if cascades else len(self.robust)
-        self.report(Progress(current.row.name, done, total, surviving))
+        self._report(Progress(ledger.row.name, done, total, surviving, self._resumed))
 
     def diagnose(self) -> None:
         """Look for signs that the numbers are not what they seem."""
-        rows = [ledger.record() for ledger in self.ledgers]
+        rows = self._row_records()
         bounded = [row for row in rows if row.in_worst_case]
-        labels = self.examples.labels
         for row in bounded:
             objective = row.hyperparameters.get("objective")
             label = diagnostics.objective_label(str(objective), row.targeted)
-            if objective is None or label in self.zero_gradient_fractions:
-                continue
-            targets = (labels + 1) % self.num_classes if row.targeted else None
-            self.zero_gradient_fractions[label] = diagnostics.zero_gradient_fraction(
-                self.logits_fn,
-                self.examples.images,
-                labels,
-                objective=objective,
-                targets=targets,
-                key=jax.random.fold_in(self.key, _VERDICT),
-                batch_size=self.batch_size,
-            )
+            if objective is not None and label not in self.zero_gradient_fractions:
+                fraction = self._zero_gradient_fraction(objective, row.targeted)
+                self.zero_gradient_fractions[label] = fraction
         self.findings += diagnostics.find_zero_gradients(
             bounded, self.zero_gradient_fractions
         )
         self.findings += diagnostics.find_objective_disagreement(
             bounded,
-            num_examples=len(self.examples),
+            num_examples=len(self.robust),
             num_clean_correct=int(self.clean_correct.sum()),
-            cascade=self.mode == "cascade",
+            cascade=self.setting.mode == "cascade",
         )
         self.findings += diagnostics.find_violations(rows)
 
+    def _zero_gradient_fraction(self, objective: Any, targeted: bool) -> float:
+        setting, labels = self.setting, self.setting.examples.labels
+        return diagnostics.zero_gradient_fraction(
+            setting.logits_fn,
+            setting.examples.images,
+            labels,
+            objective=objective,
+            targets=(labels + 1) % setting.num_classes if targeted else None,
+            key=jax.random.fold_in(setting.key, VERDICT),
+            batch_size=setting.batch_size,
+        )
+
+    def _row_records(self) -> list[RowRecord]:
+        passes = self.setting.passes
+        return [ledger.record(passes[ledger.row.name]) for ledger in self.ledgers]
+
     def record(self, *, complete: bool) -> EvaluationRecord:
         """Freeze what is known so far."""
+        setting = self.setting
         return EvaluationRecord(
-            mode=self.mode,
-            norm=self.norm,
-            epsilon=self.epsilon,
-            bounds=self.bounds,
-            num_classes=self.num_classes,
-            batch_size=self.batch_size,
-            example_ids=self.examples.ids,
+            mode=setting.mode,
+            norm=setting.norm,
+            epsilon=setting.epsilon,
+            bounds=setting.bounds,
+            num_classes=setting.num_classes,
+            batch_size=setting.batch_size,
+            num_devices=len(setting.devices),
+            example_ids=setting.examples.ids,
             clean_correct=self.clean_correct,
             clean_invalid=self.clean_invalid,
             robust=self.robust,
-            rows=tuple(ledger.record() for ledger in self.ledgers),
+            robust_8_bits=self.robust_8_bits,
+            rows=tuple(self._row_records()),
             findings=tuple(self.findings),
             zero_gradient_fractions=self.zero_gradient_fractions,
             images=self.images,
-            key=describe_key(self.key),
+            sha256=setting.sha256 | {"adv_images": digest_all(self.digests)},
+            key=describe_key(setting.key),
             environment=describe_environment(),
-            seconds=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - self._started,
             complete=complete,
         )

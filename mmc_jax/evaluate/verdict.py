@@ -42,6 +42,11 @@ def judge_logits(
         return np.asarray(_logits(logits_fn, jnp.asarray(images), keys))
 
 
+def largest_distance(epsilon: float) -> float:
+    """Return how far an image of the ball may lie: epsilon (1 + 1e-6) + 1e-7."""
+    return epsilon * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
+
+
 @dataclasses.dataclass(frozen=True)
 class Postconditions:
     """Which returned images keep what an attack promises; each is bool `[batch]`."""
@@ -87,7 +92,5 @@ def check_postconditions(
     delta = flat - images.astype(np.float64).reshape(len(images), -1)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     norms = np.where(finite, np.linalg.norm(delta, ord=order, axis=1), 0.0)
-    limit = np.inf
-    if epsilon is not None:
-        limit = epsilon * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
+    limit = np.inf if epsilon is None else largest_distance(epsilon)
     return Postconditions(finite, in_box, norms <= limit, norms)
