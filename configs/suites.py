@@ -46,5 +46,22 @@ _PAPER = {
     for name, row in _PAPER_ATTACKS.items()
 } | _TRANSFORMATIONS
 
-SUITES = {"quick": _QUICK, "paper": _PAPER}
+# Croce and Hein, ICML 2020: the standard version, in its order, with the published
+# budgets, which are the attacks' defaults.
+_AUTOATTACK = {
+    "apgd-ce": dict(name="apgd", objective="cross_entropy"),
+    "apgd-t": dict(name="apgd_targeted"),
+    "fab-t": dict(name="fab_targeted"),
+    "square": dict(name="square"),
+}
+# For Mahalanobis heads, whose logits AutoAttack's losses are weak on. The fifth comes
+# last, so that the record shows AutoAttack's number, and by how much this goes below.
+_AUTOATTACK_MMC = _AUTOATTACK | {"multi-targeted": dict(name="multi_targeted")}
+
+SUITES = {
+    "quick": _QUICK,
+    "paper": _PAPER,
+    "autoattack": _AUTOATTACK,
+    "autoattack-mmc": _AUTOATTACK_MMC,
+}
 """Suite -> row name -> attack."""

@@ -15,18 +15,23 @@ It says what it will cost, prints a table and writes a JSON record with every nu
 counts, hyperparameters, seed and versions. In a cascade each attack sees only what
 those before it left, the fastest way to the worst case; --mode=individual gives every
 attack an accuracy of its own.
+
+Killed or interrupted, the same command goes on after the last batch that was done, from
+the journal beside the record. The adversarial images are kept with
+--save_images=adv.npz; the same model and data with --images=adv.npz judge them afresh,
+by code that shares nothing with the attacks, and say where they differ from the record.
 """
 
+import json
 import pathlib
 import shlex
 import sys
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 
-from mmc_jax import data, evaluate, train
+from mmc_jax import data, evaluate, losses, train
 from mmc_jax.evaluate import inputs
 from mmc_jax.report import tables
 
@@ -47,9 +52,12 @@ _DATA = flags.DEFINE_string(
     "data", None, "An .npz with test_images and test_labels; needed with --logits_fn."
 )
 _SUITE = flags.DEFINE_string(
-    "suite", "quick", "A suite of configs/suites.py: quick or paper."
+    "suite",
+    "quick",
+    "A suite of configs/suites.py: quick, paper, autoattack or autoattack-mmc, which"
+    " autoattack is on a work directory with a Mahalanobis head.",
 )
-_NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the ball.")
+_NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2", "l1"], "Norm of the ball.")
 _EPSILON = flags.DEFINE_string(
     "epsilon", None, "Radius of the ball, pixels in [0, 1], such as 8/255 or 0.3."
 )
@@ -65,9 +73,27 @@ _NUM_IMAGES = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Images at a time.", lower_bound=1
 )
+_NUM_DEVICES = flags.DEFINE_integer(
+    "num_devices", None, "Devices that share a batch. Default: all.", lower_bound=1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds every attack.", lower_bound=0)
 _OUT = flags.DEFINE_string(
     "out", None, "The record. Default: evaluation.json, in the work directory if any."
+)
+_JOURNAL = flags.DEFINE_string(
+    "journal",
+    None,
+    "What an interrupted evaluation goes on from; removed once the record is written."
+    " Default: beside the record, ending in .journal; empty: none.",
+)
+_RESTART = flags.DEFINE_bool("restart", False, "Remove the journal and begin anew.")
+_SAVE_IMAGES = flags.DEFINE_string(
+    "save_images", None, "An .npz for the adversarial images."
+)
+_IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "An .npz of --save_images, to judge afresh instead of attacking.",
 )
 _DEFAULT_NUM_IMAGES = 1000
 _PROGRESS = flags.DEFINE_bool("progress", True, "Whether to show a progress bar.")
@@ -79,15 +105,22 @@ def main(argv: list[str]) -> None:
         _fail(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        _judge()
+        if _IMAGES.value is not None:
+            _verify()
+        else:
+            _judge()
     except (ValueError, OSError) as error:
         _fail(error)
 
 
 def _judge() -> None:
-    attacks = _suite()
+    _suite_name(head=None)  # refuse a wrong flag before anything is loaded
     epsilon = _epsilon()
-    logits_fn, images, labels, source = _subject()
+    logits_fn, images, labels, source, head = _subject()
+    suite = _suite_name(head)
+    attacks = _suites()[suite]
+    chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
+    images, labels = images[chosen], labels[chosen]
     settings = {
         "norm": _NORM.value,
         "epsilon": epsilon,
@@ -95,6 +128,9 @@ def _judge() -> None:
     }
     cost = evaluate.estimate_cost(logits_fn, images, labels, attacks, **settings)
     print(f"{len(images)} images of {source}; {len(attacks)} attacks: {cost}.")
+    journal = _journal()
+    if journal is not None and _RESTART.value:
+        journal.unlink(missing_ok=True)
     try:
         record = evaluate.robust_accuracy(
             logits_fn,
@@ -103,32 +139,82 @@ def _judge() -> None:
             attacks,
             jax.random.key(_SEED.value),
             mode=_MODE.value,
+            num_devices=_NUM_DEVICES.value or jax.local_device_count(),
+            journal=journal,
             progress=_PROGRESS.value,
+            keep_images=_SAVE_IMAGES.value is not None,
             **settings,
         )
     except evaluate.EvaluationInterrupted as interruption:
-        _write(interruption.record, source)
+        _write(interruption.record, source, suite)
         done = sum(row.complete for row in interruption.record.rows)
-        print(
-            f"Interrupted after {done} of {len(attacks)} attacks; the record above is"
-            " an upper bound. To judge again, from the start and to the same result:\n"
-            f"    {shlex.join(['python', *sys.argv])}\n"
-            "To be done sooner: --num_images=N with a smaller N."
-        )
-        sys.exit(130)
+        _stop(f"Interrupted after {done} of {len(attacks)} attacks")
     except KeyboardInterrupt:
         print("\nInterrupted before the first attack; nothing was written.")
         sys.exit(130)
-    _write(record, source)
+    _write(record, source, suite)
+    if _SAVE_IMAGES.value is not None:
+        evaluate.save_images(record, labels, _SAVE_IMAGES.value)
+        print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
+    if journal is not None:
+        journal.unlink()
 
 
-def _suite() -> dict[str, dict[str, Any]]:
+def _stop(sentence: str) -> None:
+    """Say how to go on, and leave."""
+    goes_on = "To go on" if _journal() else "To judge again, from the start"
+    argv = [word for word in sys.argv if word.lstrip("-") != "restart"]
+    print(
+        f"{sentence}; the record above is an upper bound. {goes_on}:\n"
+        f"    {shlex.join(['python', *argv])}\n"
+        "To be done sooner: --restart --num_images=N with a smaller N."
+    )
+    sys.exit(130)
+
+
+def _journal() -> pathlib.Path | None:
+    """Return where the journal is, if there is to be one."""
+    if _JOURNAL.value is None:
+        return _out().with_suffix(".journal")
+    return pathlib.Path(_JOURNAL.value) if _JOURNAL.value else None
+
+
+def _verify() -> None:
+    """Judge saved images afresh; status 1 if anything does not hold."""
+    saved = evaluate.read_images(_IMAGES.value)
+    logits_fn, images, labels, source, _ = _subject()
+    places = saved.example_ids
+    if len(places) and places.max() >= len(images):
+        raise ValueError(
+            f"{_IMAGES.value} has image {places.max()}, but {source} only {len(images)}"
+        )
+    record = json.loads(_out().read_text()) if _out().exists() else None
+    found = evaluate.verify_images(
+        logits_fn, saved, images[places], labels[places], record=record
+    )
+    print(f"{len(places)} images of {_IMAGES.value}, clean ones of {source}:\n{found}")
+    if record is None:
+        print(f"There is no record in {_out()} to compare with.")
+    elif found.holds:
+        print(f"All agrees with the record in {_out()}.")
+    if not found.holds:
+        sys.exit(1)
+
+
+def _suites() -> dict[str, dict[str, dict[str, Any]]]:
     from configs.suites import SUITES
 
-    if _SUITE.value not in SUITES:
-        accepted = ", ".join(SUITES)
+    return SUITES
+
+
+def _suite_name(head: str | None) -> str:
+    """Return the suite's name; for a Mahalanobis head AutoAttack is its own version."""
+    suites = _suites()
+    if _SUITE.value not in suites:
+        accepted = ", ".join(suites)
         raise ValueError(f"unknown --suite={_SUITE.value}; accepted: {accepted}")
-    return SUITES[_SUITE.value]
+    own = f"{_SUITE.value}-mmc"
+    return own if head == "mahalanobis" and own in suites else _SUITE.value
 
 
 def _epsilon() -> float:
@@ -141,7 +227,8 @@ def _epsilon() -> float:
 
 
 def _subject():
-    """Return the classifier, what to judge it on, and where that comes from."""
+    """Return the classifier, its data and their source, and the head if known."""
+    head = None
     if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
         raise ValueError(
             "give either --workdir, a run of launch/train.py, or --logits_fn, anyone's"
@@ -150,6 +237,7 @@ def _subject():
     if _WORKDIR.value is not None:
         loaded = train.load(_WORKDIR.value, checkpoint=_CHECKPOINT.value)
         _, _, logits_fn, config = loaded
+        head = losses.head_of(config.loss.name)
     elif _DATA.value is not None:
         logits_fn = inputs.load_logits_fn(_LOGITS_FN.value)
     else:
@@ -158,41 +246,23 @@ def _subject():
         images, labels = data.load_test_arrays(_DATA.value)
         source = _DATA.value
     else:
-        images, labels, source = _config_images(config)
-    num_images = _NUM_IMAGES.value
-    if num_images is None:
-        num_images = min(_DEFAULT_NUM_IMAGES, len(images))
-    if num_images > len(images):
-        raise ValueError(
-            f"--num_images={num_images}, but there are {len(images)}; 0 takes all"
-        )
-    chosen = slice(num_images or None)
-    return logits_fn, images[chosen], labels[chosen], source
+        images, labels, source = inputs.load_split(config, _SPLIT.value)
+    return logits_fn, images, labels, source, head
 
 
-def _config_images(config) -> tuple[np.ndarray, np.ndarray, str]:
-    splits = data.load(
-        config.dataset,
-        data_dir=config.data_dir or None,
-        validation_size=config.validation_size,
-    )
-    split = splits.test if _SPLIT.value == "test" else splits.validation
-    source = f"{_SPLIT.value} split of {config.dataset} ({splits.source})"
-    if splits.is_subset:
-        source += ", a part of the published data set: no result on it"
-    images = split.images.astype(np.float32) / np.float32(255)
-    return images, split.labels, source
-
-
-def _write(record: evaluate.EvaluationRecord, source: str) -> None:
-    name = _WORKDIR.value or _LOGITS_FN.value
+def _out() -> pathlib.Path:
+    """Return where the record is."""
     default = pathlib.Path(_WORKDIR.value or "") / "evaluation.json"
-    out = pathlib.Path(_OUT.value or default)
+    return pathlib.Path(_OUT.value or default)
+
+
+def _write(record: evaluate.EvaluationRecord, source: str, suite: str) -> None:
+    name, out = _WORKDIR.value or _LOGITS_FN.value, _out()
     origin = {
         "model": name,
         "checkpoint": _CHECKPOINT.value if _WORKDIR.value else None,
         "data": source,
-        "suite": _SUITE.value,
+        "suite": suite,
         "seed": _SEED.value,
         "command": shlex.join(["python", *sys.argv]),
     }

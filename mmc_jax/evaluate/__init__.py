@@ -9,14 +9,25 @@
     record.worst_case.value, record.worst_case.interval, record.findings
 
 Read `robust` first (the function above and what it promises), then `run` (the loop),
-`verdict` (what counts as adversarial) and `record` (what comes out). `checks` and
-`rows` refuse bad input before any work; `cost` says beforehand what it will take.
+`batch` (one turn of it), `verdict` (what counts as adversarial) and `record` (what
+comes out). `checks` and `rows` refuse bad input before any work; `cost` says beforehand
+what it will take; `journal` lets a killed run go on. `saved` writes the adversarial
+images, which `verify` judges with code of its own.
 """
 
 from mmc_jax.evaluate.cost import CostEstimate, estimate_cost
 from mmc_jax.evaluate.progress import Progress
 from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
 from mmc_jax.evaluate.robust import EvaluationInterrupted, robust_accuracy
+from mmc_jax.evaluate.robustbench import robustbench_entry
+from mmc_jax.evaluate.rounding import round_to_8_bits
+from mmc_jax.evaluate.saved import save_images
+from mmc_jax.evaluate.verify import (
+    SavedImages,
+    Verification,
+    read_images,
+    verify_images,
+)
 
 __all__ = [
     "CostEstimate",
@@ -24,7 +35,14 @@ __all__ = [
     "EvaluationRecord",
     "Progress",
     "RowRecord",
+    "SavedImages",
     "Share",
+    "Verification",
     "estimate_cost",
+    "read_images",
     "robust_accuracy",
+    "robustbench_entry",
+    "round_to_8_bits",
+    "save_images",
+    "verify_images",
 ]

@@ -9,6 +9,10 @@ import pathlib
 from fractions import Fraction
 from typing import Any
 
+import ml_collections
+import numpy as np
+
+from mmc_jax import data
 from mmc_jax.types import LogitsFn
 
 
@@ -63,6 +67,54 @@ def parse_number(text: str, name: str) -> float:
         raise ValueError(
             f"{name} must be a number or a fraction such as 8/255, got {text!r}"
         ) from error
+
+
+def first_images(num_images: int, num_wanted: int | None, most: int) -> slice:
+    """Say which images are judged: so many, from the first on.
+
+    Args:
+      num_images: how many there are.
+      num_wanted: how many are asked for; 0 is all, None all but at most `most`.
+      most: how many that is.
+
+    Returns:
+      What to take of an array.
+
+    Raises:
+      ValueError: if more are asked for than there are.
+    """
+    if num_wanted is None:
+        num_wanted = min(most, num_images)
+    if num_wanted > num_images:
+        raise ValueError(
+            f"--num_images={num_wanted}, but there are {num_images}; 0 takes all"
+        )
+    return slice(num_wanted or None)
+
+
+def load_split(
+    config: ml_collections.ConfigDict, name: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Read the images that a run of ours is judged on.
+
+    Args:
+      config: of the run.
+      name: `test` or `validation`.
+
+    Returns:
+      Images, float32 in [0, 1], labels, and a description of where they come from.
+    """
+    splits = data.load(
+        config.dataset,
+        data_dir=config.data_dir or None,
+        validation_size=config.validation_size,
+    )
+    split = splits.test if name == "test" else splits.validation
+    source = f"{name} split of {config.dataset} ({splits.source})"
+    if splits.is_subset:
+        source += ", a part of the published data set: no result on it"
+    images = split.images.astype(np.float32) / np.float32(255)
+    return images, split.labels, source
 
 
 def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

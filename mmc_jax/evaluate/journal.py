@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FIRST_LINE = b"mmc_jax evaluation journal 1\n"
-_ANEW = "remove that file to begin anew, or name another"
+_ANEW = "to begin anew remove that file (--restart), or name another (--journal)"
 
 
 class Journal:
@@ -136,7 +136,7 @@ def _differences(before: Any, now: Any, *, name: str = "") -> list[str]:
 
 def _show(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 30 else f"{text[:27]}..."
 
 
 def _sync_directory(path: pathlib.Path) -> None:
