@@ -47,8 +47,8 @@ def _one_pixel_ball(batch, norm="linf"):
     return Ball(images, jnp.full(batch, 0.25), norm, (0.0, 1.0))
 
 
-def _follow(rule, ball, objectives, num_steps, start=None):
-    """Feed a rule objectives `[steps, batch]`, gradients of 1 and -1; return states."""
+def _follow(rule, ball, objectives, num_steps, start=None, turn=-1.0):
+    """Feed a rule objectives `[steps, batch]`, gradients turn^step; return states."""
     step_on = jax.jit(
         lambda state, step, objective, gradient: rule.advance(
             ball, state, step, num_steps, objective, gradient
@@ -57,7 +57,7 @@ def _follow(rule, ball, objectives, num_steps, start=None):
     start = ball.images if start is None else start
     states = [rule.begin(ball, start, jnp.int32(num_steps))]
     for step, objective in enumerate(objectives):
-        gradient = jnp.full_like(ball.images, (-1.0) ** step)
+        gradient = jnp.full_like(ball.images, turn**step)
         states.append(
             step_on(states[-1], jnp.int32(step), jnp.asarray(objective), gradient)
         )
@@ -129,7 +129,7 @@ def test_l1_sparsity_and_step_follow_the_best_perturbation():
     start = ball.images.at[0, :3, :, 0].add(0.01)
     # The start stays the best point: 30 pixels are moved, 20 to be moved at once.
     objectives = np.arange(21.0, dtype=np.float32)[:, None]
-    states = _follow(sparse_step, ball, objectives, 100, start)
+    states = _follow(sparse_step, ball, objectives, 100, start, turn=1.0)
     sparsities = [float(state.sparsity[0]) for state in states]
     sizes = [float(state.step_size[0]) for state in states]
     assert sparsities == [12.0] * 5 + [20.0] * 17
@@ -188,7 +188,7 @@ def _lowest(slope, image, epsilon, norm):
 
 @pytest.mark.parametrize(
     ("norm", "epsilon", "part"),
-    [("linf", 0.3, 1.0), ("l2", 0.5, 0.9999), ("l2", 3.0, 0.999), ("l1", 4.0, 0.99)],
+    [("linf", 0.3, 1.0), ("l2", 0.5, 0.999), ("l2", 3.0, 0.98), ("l1", 4.0, 0.98)],
 )
 def test_reaches_the_optimum_on_a_matrix(norm, epsilon, part):
     logits_fn = Partial(matrix_logits, KERNEL)
@@ -224,7 +224,8 @@ def _targeted_optima(num_targets, epsilon):
 @pytest.mark.parametrize("attack", [apgd_targeted, multi_targeted])
 def test_goes_through_the_likeliest_targets(attack):
     logits_fn = Partial(matrix_logits, KERNEL)
-    more = dict(epsilon=0.05, objective="pairwise_margin", stop_on_success=False)
+    epsilon = 0.3
+    more = dict(epsilon=epsilon, objective="pairwise_margin", stop_on_success=False)
     reached = []
     for num_targets in (1, 2, 100):
         adv_images = attack(
@@ -237,12 +238,12 @@ def test_goes_through_the_likeliest_targets(attack):
             **more,
         )
         reached.append(margin(logits_fn(adv_images), LABELS))
-        expected = _targeted_optima(num_targets, 0.05)
+        expected = _targeted_optima(num_targets, epsilon)
         if num_targets == 100:
-            np.testing.assert_allclose(reached[-1], expected, atol=1e-4)
+            np.testing.assert_allclose(reached[-1], expected, atol=1e-3)
         else:
             # What is kept is best for its own target; another class may be ahead.
-            assert (reached[-1] <= expected + 1e-4).all()
+            assert (reached[-1] <= expected + 1e-3).all()
     assert bool(jnp.any(reached[0] > reached[2] + 0.01))
 
 

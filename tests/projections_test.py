@@ -105,10 +105,12 @@ def test_l1_is_the_exact_projection_on_ball_and_box(scale):
     epsilon = generator.uniform(0, 6, size=64).astype(np.float32)
     projected = projections.project(candidates, images, epsilon=epsilon, norm="l1")
     expected = [
-        _nearest_in_l1_ball_and_box(*map(np.float64, triple))
-        for triple in zip(candidates, images, epsilon, strict=True)
+        _nearest_in_l1_ball_and_box(
+            candidate.ravel().astype(np.float64), image.ravel(), radius
+        )
+        for candidate, image, radius in zip(candidates, images, epsilon, strict=True)
     ]
-    np.testing.assert_allclose(projected, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(projected.reshape(64, -1), expected, rtol=0, atol=1e-5)
 
 
 def test_the_oracle_of_the_l1_projection_is_optimal():
