@@ -110,7 +110,7 @@ def project(
     delta = jnp.where(jnp.isnan(delta), 0.0, delta)
     room = jnp.where(delta > 0, high - images, images - low)
     delta = _SHORTEN[norm](delta, radius, room)
-    return jnp.clip(_add_rounding_inward(images, delta), low, high)
+    return jnp.clip(add_rounding_inward(images, delta), low, high)
 
 
 def random_start(
@@ -256,9 +256,12 @@ _DRAW: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
 NORMS = tuple(_SHORTEN)
 
 
-def _add_rounding_inward(images: Array, delta: Array) -> Array:
-    # Rounding to nearest may lengthen the perturbation of every pixel at once (think of
-    # a plain background), which adds up to far more than an ulp of an l2 norm.
+def add_rounding_inward(images: Array, delta: Array) -> Array:
+    """Return images + delta, no pixel of it further away than delta says.
+
+    Rounding to nearest may lengthen the perturbation of every pixel at once (think of a
+    plain background), which adds up to far more than an ulp of an l2 norm.
+    """
     moved = images + delta
     too_far = jnp.abs(moved - images) > jnp.abs(delta)
     return jnp.where(too_far, jnp.nextafter(moved, images), moved)
