@@ -36,6 +36,7 @@ from mmc_jax.attacks.elastic_net import elastic_net
 from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
 from mmc_jax.attacks.objectives import OBJECTIVES
+from mmc_jax.attacks.spsa import spsa
 from mmc_jax.attacks.square import square
 from mmc_jax.attacks.targets import random_targets, with_random_targets
 from mmc_jax.attacks.transforms import gaussian_noise, rotation
@@ -58,6 +59,7 @@ ATTACKS: dict[str, Callable[..., Array]] = {
         multi_targeted,
         pgd,
         rotation,
+        spsa,
         square,
     )
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mmc_jax.attacks import projections, windows
 from mmc_jax.attacks.door import Call, Outcome
@@ -27,7 +28,6 @@ from mmc_jax.attacks.keys import fold_each
 from mmc_jax.attacks.passes import (
     Problem,
     forward_pass,
-    if_needed,
     num_classes,
     return_unjudgeable,
 )
@@ -37,10 +37,14 @@ from mmc_jax.types import Array, Objective
 NORMS = ("linf", "l2", "l1")
 _ORDERS = {"l2": 2, "l1": 1}
 _SMALLEST_SIDE = {"linf": 1, "l2": 3, "l1": 3}
+# What keys are folded with: the start's, those of passes, the first block of queries'.
+_START, _PASSES, _WINDOWS = range(3)
 # So many queries' random bits are drawn at once: hashing costs by the call.
-_QUERIES_A_DRAW = 32
+_BLOCK = 128
 # A fraction of epsilon that pays for the rounding of sums over pixels.
 _ROUNDING = 1e-6
+# More than any perturbation in a box is long, and its square is finite.
+_HUGE = 1e15
 
 
 class Plan(NamedTuple):
@@ -58,20 +62,12 @@ class _Constants(NamedTuple):
 
     labels: Array
     targets: Array | None
-    draw_keys: Array
-    pass_keys: Array
+    keys: Array
+    """Of this restart; `_START`, `_PASSES` or `_WINDOWS` is folded in first."""
     images: Array
+    epsilon: Array
     low: Array
     high: Array
-    epsilon: Array
-
-
-class _State(NamedTuple):
-    """Between two queries."""
-
-    kept: Kept
-    bits: Array
-    """uint32 `[batch, _QUERIES_A_DRAW, words]`: what the next queries draw."""
 
 
 @partial(jax.jit, static_argnames="plan")
@@ -112,7 +108,7 @@ class _Search:
 
     plan: Plan
     problem: Problem
-    bounds: tuple[Any, Any]
+    bounds: tuple[ArrayLike, ArrayLike]
     numbers: dict[str, Array]
 
     def is_final(self, kept: Kept) -> Array:
@@ -127,55 +123,74 @@ class _Search:
         """Search once from a fresh start; the keys are this restart's own."""
         constants = self._constants(keys, images)
         start = self._start(constants)
-        judged = self._judge(constants, start, fold_each(constants.pass_keys, 0))
+        fresh = Kept(start, self._judge(constants, start, jnp.int32(0)))
         is_final = self.is_final(kept)
-        begin = jax.tree.map(
-            lambda old, new: jnp.where(
-                jnp.reshape(is_final, (-1, *[1] * (new.ndim - 1))), old, new
-            ),
-            kept,
-            Kept(start, judged),
-        )
-        empty = jnp.zeros((len(images), *self._bits_shape(images)), jnp.uint32)
-        found = loop_over_survivors(
-            self._query,
-            _State(begin, empty),
-            constants,
-            is_active=lambda state: ~self.is_final(state.kept),
-            num_steps=self.numbers["num_queries"],
-            drop=self.plan.stop_on_success,
-        ).kept
+        begin = jax.tree.map(partial(_where, is_final), kept, fresh)
+
+        def unfinished(state: tuple[Array, Kept]) -> Array:
+            number, found = state
+            is_active = ~self.is_final(found)
+            return (number < self.numbers["num_queries"]) & jnp.any(is_active)
+
+        def block(state: tuple[Array, Kept]) -> tuple[Array, Kept]:
+            number, found = state
+            return number + _BLOCK, self._block(number, found, constants)
+
+        _, found = jax.lax.while_loop(unfinished, block, (jnp.int32(0), begin))
         return keep_better(kept, found.images, found.judgement, is_final)
+
+    def _block(self, first: Array, kept: Kept, constants: _Constants) -> Kept:
+        """Take up to `_BLOCK` queries, from the number `first` on."""
+        channels = constants.images.shape[-1]
+        # Two corners, an orientation, and a sign for every channel.
+        shape = (_BLOCK, 5 + -(-channels // 32))
+        keys = fold_each(constants.keys, _WINDOWS + first // _BLOCK)
+        words = jax.vmap(lambda key: jax.random.bits(key, shape))(keys)
+
+        def query(
+            index: Array, kept: Kept, constants: tuple[_Constants, Array]
+        ) -> Kept:
+            own, words = constants
+            words = jax.lax.dynamic_index_in_dim(words, index, 1, keepdims=False)
+            candidates = self._propose(first + index, kept.images, words, own)
+            judged = self._judge(own, candidates, first + index + 1)
+            return keep_better(kept, candidates, judged, self.is_final(kept))
+
+        return loop_over_survivors(
+            query,
+            kept,
+            (constants, words),
+            is_active=lambda kept: ~self.is_final(kept),
+            num_steps=jnp.minimum(self.numbers["num_queries"] - first, _BLOCK),
+            drop=self.plan.stop_on_success,
+        )
 
     def _constants(self, keys: Array, images: Array) -> _Constants:
         # The door cannot check traced values: they stay in the box.
         epsilon = self.numbers["epsilon"]
-        epsilon = jnp.where(epsilon >= 0, jnp.minimum(epsilon, 1e15), 0.0)
-        project = partial(
-            projections.project,
-            images=images,
-            epsilon=epsilon,
-            norm="linf",
-            bounds=self.bounds,
+        epsilon = jnp.where(epsilon >= 0, jnp.minimum(epsilon, _HUGE), 0.0)
+        low, high = (
+            projections.project(
+                images + sign * projections.per_pixel(epsilon),
+                images,
+                epsilon=epsilon,
+                norm="linf",
+                bounds=self.bounds,
+            )
+            for sign in (-1.0, 1.0)
         )
-        radius = projections.per_pixel(epsilon)
         return _Constants(
             labels=self.problem.labels,
             targets=self.problem.targets,
-            draw_keys=fold_each(keys, 0),
-            pass_keys=fold_each(keys, 1),
+            keys=keys,
             images=images,
-            low=project(images - radius),
-            high=project(images + radius),
             epsilon=jnp.broadcast_to(epsilon * (1 - _ROUNDING), len(images)),
+            low=low,
+            high=high,
         )
 
-    def _bits_shape(self, images: Array) -> tuple[int, int]:
-        # Two corners, an orientation, and a sign for every channel.
-        return _QUERIES_A_DRAW, 5 + -(-images.shape[-1] // 32)
-
     def _start(self, constants: _Constants) -> Array:
-        images, keys = constants.images, fold_each(constants.draw_keys, 0)
+        images, keys = constants.images, fold_each(constants.keys, _START)
         _, _, width, channels = images.shape
         if self.plan.norm == "linf":
             signs = _draw_signs(keys, (width, channels))
@@ -191,28 +206,10 @@ class _Search:
             bounds=self.bounds,
         )
 
-    def _query(self, number: Array, state: _State, constants: _Constants) -> _State:
-        kept = state.kept
-        bits = if_needed(
-            number % _QUERIES_A_DRAW == 0,
-            lambda keys: _draw_bits(
-                fold_each(keys, 1 + number // _QUERIES_A_DRAW),
-                self._bits_shape(constants.images),
-            ),
-            constants.draw_keys,
-            state.bits,
-        )
-        words = jax.lax.dynamic_index_in_dim(
-            bits, number % _QUERIES_A_DRAW, axis=1, keepdims=False
-        )
-        candidates = self._propose(number, kept.images, words, constants)
-        keys = fold_each(constants.pass_keys, number + 1)
-        judged = self._judge(constants, candidates, keys)
-        return _State(keep_better(kept, candidates, judged, self.is_final(kept)), bits)
-
     def _propose(
         self, number: Array, current: Array, words: Array, constants: _Constants
     ) -> Array:
+        """Draw a candidate for every example from `[batch, words]` random bits."""
         plan, shape = self.plan, current.shape[1:]
         side = windows.side_length(
             number,
@@ -245,18 +242,20 @@ class _Search:
             bounds=self.bounds,
         )
 
-    def _judge(self, constants: _Constants, images: Array, keys: Array) -> Judgement:
+    def _judge(self, constants: _Constants, images: Array, number: Array) -> Judgement:
+        """Run the forward pass of that number, one a candidate."""
         problem = dataclasses.replace(
             self.problem, labels=constants.labels, targets=constants.targets
         )
+        keys = fold_each(fold_each(constants.keys, _PASSES), number)
         judged = forward_pass(problem, images, keys)
         # A wrong class that is not the target is no step towards it.
         is_failure = judged.rank < problem.success_rank
         return judged._replace(rank=jnp.where(is_failure, CORRECT, judged.rank))
 
 
-def _draw_bits(keys: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda key: jax.random.bits(key, shape))(keys)
+def _where(mask: Array, yes: Array, no: Array) -> Array:
+    return jnp.where(jnp.reshape(mask, (-1, *[1] * (no.ndim - 1))), yes, no)
 
 
 def _draw_signs(keys: Array, shape: tuple[int, ...]) -> Array:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -146,7 +147,7 @@ def move_mass(
     emptied = _window(images.shape, moves.emptied, side)
     nu = current - images
     budget = per_pixel(epsilon) ** order
-    spent = jnp.sum(_power(nu, order), axis=(1, 2, 3), keepdims=True)
+    spent = jnp.sum(_mass(nu, order), axis=3, keepdims=True)
     unspent = jnp.maximum(budget - spent, 0.0) / images.shape[-1]
     inside = jnp.where(filled, nu, 0.0)
     freed = _mass(jnp.where(filled | emptied, nu, 0.0), order)
@@ -201,7 +202,7 @@ def tiles(
     pattern = one[..., None] * signs[:, :, None, :, None, :]
     pattern = pattern.reshape(-1, rows * side, columns * side, images.shape[-1])
     delta = jnp.pad(pattern, [(0, 0), *margins, (0, 0)])
-    length = _root(jnp.sum(_power(delta, order), (1, 2, 3), keepdims=True), order)
+    length = _root(jnp.sum(_mass(delta, order), axis=3, keepdims=True), order)
     delta = per_pixel(epsilon) * (delta / length)
     return jnp.clip(add_rounding_inward(images, delta), *bounds)
 
@@ -247,7 +248,8 @@ def _lines(
     split = jnp.where(is_first, half // 2, half + (side - half) // 2)
     center = jnp.where(is_long, half, split)
     distance = jnp.minimum(jnp.abs(offsets - center), len(sums) - 1)
-    return sums[distance], jnp.where(is_first, 1.0, -1.0)
+    heights = jax.lax.optimization_barrier(sums[distance])
+    return heights, jnp.where(is_first, 1.0, -1.0)
 
 
 def _tile(side: int) -> np.ndarray:
@@ -268,17 +270,18 @@ def _inverse_squares(length: int) -> np.ndarray:
 
 
 def _normalized(values: Array, order: int) -> Array:
+    values = jax.lax.optimization_barrier(values)
     length = _root(_mass(values, order), order)
-    return values / jnp.where(length > 0, length, 1.0)
+    return values * (1 / jnp.where(length > 0, length, 1.0))
 
 
 def _mass(values: Array, order: int) -> Array:
     """Return the norms, to the power of their order, of every channel."""
-    return jnp.sum(_power(values, order), axis=(1, 2), keepdims=True)
-
-
-def _power(values: Array, order: int) -> Array:
-    return jnp.abs(values) if order == 1 else values**2
+    powers = jnp.abs(values) if order == 1 else values**2
+    # XLA on CPU computes what it sums over one number at a time, masks and all, unless
+    # it is there already.
+    powers = jax.lax.optimization_barrier(powers)
+    return jnp.sum(powers, axis=(1, 2), keepdims=True)
 
 
 def _root(mass: Array, order: int) -> Array:
