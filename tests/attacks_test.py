@@ -38,6 +38,8 @@ class Case:
     """Whether it looks for the closest success: no ball bounds it."""
     adapts: bool = False
     """Whether its steps follow the objective: then its last iterate may be worse."""
+    is_costly: bool = False
+    """Whether it takes so long to compile that it is enrolled in `make verify` only."""
 
     @property
     def parameters(self):
@@ -154,6 +156,39 @@ CASES = {
         norm="l2",
         is_minimum_norm=True,
     ),
+    "spsa": Case(
+        "spsa",
+        dict(epsilon=0.1, learning_rate=0.03, num_steps=4, num_samples=64),
+        is_random=True,
+    ),
+    "square": Case(
+        "square", dict(epsilon=0.1, num_queries=40, num_restarts=2), is_random=True
+    ),
+    "square_l2_rescaled": Case(
+        "square",
+        dict(
+            epsilon=0.4,
+            num_queries=20,
+            norm="l2",
+            rescale_schedule=True,
+            stop_on_success=False,
+        ),
+        norm="l2",
+        is_random=True,
+    ),
+    "square_l1": Case(
+        "square",
+        dict(epsilon=0.4, num_queries=20, norm="l1", objective="cross_entropy"),
+        norm="l1",
+        is_random=True,
+    ),
+    "auto_attack": Case(
+        "auto_attack",
+        dict(epsilon=0.1),
+        is_random=True,
+        chooses_targets=True,
+        is_costly=True,
+    ),
     "gaussian_noise": Case(
         "gaussian_noise", dict(sigma=0.2), strength="sigma", norm=None, is_random=True
     ),
@@ -165,6 +200,16 @@ CASES = {
         is_random=True,
     ),
 }
+
+
+def rows(*names):
+    """Return names to parametrize by; what is costly runs in `make verify`."""
+    return [
+        pytest.param(name, marks=pytest.mark.verify if CASES[name].is_costly else ())
+        for name in names
+    ]
+
+
 # One row an attack, where a second norm would show nothing new.
 ONCE = [name for name, case in CASES.items() if case.name == name]
 WITH_MODEL = [name for name, case in CASES.items() if case.norm]
@@ -205,22 +250,22 @@ def matrix(**changes):
     return Partial(linear_logits, weights | changes)
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=rows(*CASES))
 def case(request):
     return CASES[request.param]
 
 
-@pytest.fixture(params=ONCE)
+@pytest.fixture(params=rows(*ONCE))
 def case_once(request):
     return CASES[request.param]
 
 
-@pytest.fixture(params=WITH_MODEL)
+@pytest.fixture(params=rows(*WITH_MODEL))
 def model_case(request):
     return CASES[request.param]
 
 
-@pytest.fixture(params=[name for name in ONCE if name in WITH_MODEL])
+@pytest.fixture(params=rows(*(name for name in ONCE if name in WITH_MODEL)))
 def model_case_once(request):
     return CASES[request.param]
 
@@ -255,7 +300,7 @@ def test_returns_changed_images_in_the_ball_and_the_box(case):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CASES if not CASES[name].is_minimum_norm]
+    "name", rows(*(name for name in CASES if not CASES[name].is_minimum_norm))
 )
 def test_of_no_strength_is_the_identity(name):
     case = CASES[name]
@@ -270,7 +315,9 @@ def test_is_deterministic_in_the_key(case):
     assert bool(jnp.any(other != first)) == case.is_random
 
 
-@pytest.mark.parametrize("name", [name for name in ONCE if CASES[name].is_random])
+@pytest.mark.parametrize(
+    "name", rows(*(name for name in ONCE if CASES[name].is_random))
+)
 def test_one_key_stands_for_a_key_folded_with_each_position(name):
     case, key = CASES[name], jax.random.key(3)
     folded = jnp.stack([jax.random.fold_in(key, position) for position in range(BATCH)])
@@ -440,8 +487,8 @@ def test_more_steps_are_not_worse(name):
     fixed = dict(objective=objective, stop_on_success=False)
     if case.adapts:
         fixed["keep"] = "best"
-    if "step_size" in case.parameters:
-        fixed["step_size"] = case.hyperparameters["epsilon"] / 4
+    for step in {"step_size", "learning_rate"} & case.parameters:
+        fixed[step] = case.hyperparameters["epsilon"] / 4
     if "num_targets" in case.parameters:
         fixed["num_targets"] = NUM_CLASSES - 1
     reached = []

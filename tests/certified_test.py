@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from mmc_jax import attacks
-from tests.attacks_test import CASES
+from tests.attacks_test import CASES, rows
 
 _generator = np.random.default_rng(1)
 _SIZES = ((16, 24), (24, 5))
@@ -89,14 +89,14 @@ def test_there_is_something_to_certify():
     assert len(IN_A_BALL) >= 4
 
 
-@pytest.mark.parametrize("name", IN_A_BALL)
+@pytest.mark.parametrize("name", rows(*IN_A_BALL))
 def test_a_certified_ball_holds_and_a_large_one_does_not(name):
     adv_images = attack(name, epsilon=0.999 * RADII)
     assert (predictions(adv_images) == LABELS).all()
     assert (predictions(attack(name, epsilon=0.7)) != LABELS).mean() > 0.5
 
 
-@pytest.mark.parametrize("name", CLOSEST)
+@pytest.mark.parametrize("name", rows(*CLOSEST))
 def test_the_closest_image_lies_outside_the_certified_ball(name):
     adv_images = np.asarray(attack(name))
     broken = predictions(adv_images) != LABELS

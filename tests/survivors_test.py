@@ -51,7 +51,7 @@ def test_the_batch_is_halved_as_examples_finish():
     jax.effects_barrier()
     start = np.random.default_rng(0).integers(0, 50, 64)
     num_active = np.array([(start > step).sum() for step in range(start.max())])
-    expected = [next(s for s in (8, 16, 32, 64) if s >= n) for n in num_active]
+    expected = [next(s for s in (16, 32, 64) if s >= n) for n in num_active]
     assert sorted(sizes, reverse=True) == expected
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from mmc_jax.attacks import objectives, projections
 from mmc_jax.attacks.apgd import apgd, apgd_targeted, multi_targeted
+from mmc_jax.attacks.auto_attack import auto_attack, auto_attack_parts
 from mmc_jax.attacks.binding import BoundAttack, bind
 from mmc_jax.attacks.carlini_wagner import carlini_wagner
 from mmc_jax.attacks.deep_fool import deep_fool
@@ -47,6 +48,7 @@ ATTACKS: dict[str, Callable[..., Array]] = {
     for attack in (
         apgd,
         apgd_targeted,
+        auto_attack,
         bim,
         carlini_wagner,
         deep_fool,
@@ -68,6 +70,7 @@ __all__ = [
     "ATTACKS",
     "OBJECTIVES",
     "BoundAttack",
+    "auto_attack_parts",
     "make_attack",
     "objectives",
     "projections",

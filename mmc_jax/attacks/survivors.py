@@ -22,7 +22,7 @@ _Constants = TypeVar("_Constants")
 # Each size is one more compilation of the body; below the smallest one a pass through a
 # model costs hardly less.
 _NUM_SIZES = 4
-_SMALLEST = 8
+_SMALLEST = 16
 
 
 def loop_over_survivors(
