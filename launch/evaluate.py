@@ -26,7 +26,7 @@ import json
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -145,13 +145,8 @@ def _judge() -> None:
             keep_images=_SAVE_IMAGES.value is not None,
             **settings,
         )
-    except evaluate.EvaluationInterrupted as interruption:
-        _write(interruption.record, source, suite)
-        done = sum(row.complete for row in interruption.record.rows)
-        _stop(f"Interrupted after {done} of {len(attacks)} attacks")
-    except KeyboardInterrupt:
-        print("\nInterrupted before the first attack; nothing was written.")
-        sys.exit(130)
+    except KeyboardInterrupt as interruption:
+        _stop(interruption, source, suite)
     _write(record, source, suite)
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
@@ -160,13 +155,19 @@ def _judge() -> None:
         journal.unlink()
 
 
-def _stop(sentence: str) -> None:
-    """Say how to go on, and leave."""
+def _stop(interruption: KeyboardInterrupt, source: str, suite: str) -> NoReturn:
+    """Write what was done, say how to go on, and leave."""
+    if not isinstance(interruption, evaluate.EvaluationInterrupted):
+        print("\nInterrupted before the first attack; nothing was written.")
+        sys.exit(130)
+    rows = interruption.record.rows
+    _write(interruption.record, source, suite)
     goes_on = "To go on" if _journal() else "To judge again, from the start"
     argv = [word for word in sys.argv if word.lstrip("-") != "restart"]
     print(
-        f"{sentence}; the record above is an upper bound. {goes_on}:\n"
-        f"    {shlex.join(['python', *argv])}\n"
+        f"Interrupted after {sum(row.complete for row in rows)} of"
+        f" {len(_suites()[suite])} attacks; the record above is an upper bound."
+        f" {goes_on}:\n    {shlex.join(['python', *argv])}\n"
         "To be done sooner: --restart --num_images=N with a smaller N."
     )
     sys.exit(130)

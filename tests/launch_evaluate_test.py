@@ -18,6 +18,7 @@ from absl.testing import flagsaver
 
 from configs.suites import SUITES
 from mmc_jax import attacks, data, train
+from mmc_jax.attacks import costs
 from mmc_jax.evaluate import inputs, rows
 
 _SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "evaluate.py"
@@ -48,13 +49,19 @@ def shrink(logits_fn, key, images, labels, *, targets=None, epsilon):
 def judge(launch, monkeypatch, tmp_path):
     """Run the command in a directory of its own, with one cheap attack."""
     monkeypatch.setitem(attacks.ATTACKS, "shrink", shrink)
+    monkeypatch.setitem(costs.PASSES, "shrink", costs.PASSES["fgsm"])
     monkeypatch.setitem(SUITES, "quick", {"shrink": dict(name="shrink")})
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, size=(9, 2, 2, 1), dtype=np.uint8)
     labels = np.asarray(linear_logits(images / 255.0)).argmax(axis=1)
     np.savez("test.npz", test_images=images, test_labels=labels)
-    mine = dict(logits_fn=f"{__name__}:linear_logits", data="test.npz", epsilon="1/2")
+    mine = dict(
+        logits_fn=f"{__name__}:linear_logits",
+        data="test.npz",
+        epsilon="1/2",
+        num_devices=1,
+    )
 
     def run(**changes):
         chosen = {name: value for name, value in (mine | changes).items()}
@@ -74,8 +81,9 @@ def test_any_model_is_judged(judge, tmp_path, capsys):
     assert (record["epsilon"], record["num_examples"]) == (0.5, 9)
     assert (record["seed"], record["key"]["data"]) == (7, [0, 7])
     printed = capsys.readouterr().out
-    assert "1 attacks: at most 1 gradient passes" in printed
-    assert printed.index("gradient passes") < printed.index("worst case")
+    # The attack, the clean image, the verdict, the verdict on 8 bits.
+    assert "1 attacks: at most 4 forward and 1 backward passes" in printed
+    assert printed.index("backward passes") < printed.index("worst case")
     assert f"{100 * (labels == 0).mean():.1f}" in printed
     assert "evaluation.json" in printed
 
@@ -98,17 +106,27 @@ def test_probabilities_are_warned_of(judge, capsys, monkeypatch):
     assert "probabilities_as_logits" in capsys.readouterr().out
 
 
-def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
-    judge, capsys, monkeypatch
-):
+@pytest.fixture
+def tired(judge, monkeypatch):
+    """Add an attack that is interrupted at those of its first calls that this says."""
+    interruptions = [True]
+
     def tired(logits_fn, key, images, labels, *, targets=None, epsilon):
         if not isinstance(images, jax.core.Tracer):
-            raise KeyboardInterrupt
+            if interruptions and interruptions.pop(0):
+                raise KeyboardInterrupt
         return images
 
     monkeypatch.setitem(attacks.ATTACKS, "tired", tired)
+    monkeypatch.setitem(costs.PASSES, "tired", costs.PASSES["fgsm"])
     monkeypatch.setitem(SUITES["quick"], "tired", dict(name="tired"))
-    command = ["launch/evaluate.py", "--logits_fn=a b"]
+    return interruptions
+
+
+def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
+    judge, tired, capsys, monkeypatch
+):
+    command = ["launch/evaluate.py", "--logits_fn=a b", "--restart"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
         judge(mode="individual")
@@ -118,8 +136,88 @@ def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
     assert [row["complete"] for row in record["rows"].values()] == [True, False]
     printed = capsys.readouterr().out
     assert "Interrupted after 1 of 2 attacks" in printed
-    assert "python launch/evaluate.py '--logits_fn=a b'" in printed
+    assert "To go on:\n    python launch/evaluate.py '--logits_fn=a b'\n" in printed
     assert "at most" in printed and "(unfinished)" in printed
+
+
+def test_the_same_command_goes_on(judge, tired, capsys, tmp_path, monkeypatch):
+    tired[:] = [False, True]
+    num_runs = []
+
+    def counted(logits_fn, key, images, labels, *, targets=None, epsilon):
+        if not isinstance(images, jax.core.Tracer):
+            num_runs[-1] += 1
+        return shrink(logits_fn, key, images, labels, epsilon=epsilon)
+
+    monkeypatch.setitem(attacks.ATTACKS, "shrink", counted)
+
+    def run(**changes):
+        num_runs.append(0)
+        judge(mode="individual", batch_size=5, out="here.json", **changes)
+
+    journal = tmp_path / "here.journal"
+    for _ in range(2):
+        with pytest.raises(SystemExit) as caught:
+            run()
+        assert caught.value.code == 130 and journal.exists()
+        tired[:] = [True]
+    with pytest.raises(SystemExit) as caught:
+        run(epsilon="1/4")
+    assert caught.value.code == 2
+    assert "epsilon: 0.5 there, 0.25 now); to begin anew" in capsys.readouterr().err
+    tired.clear()
+    run()
+    assert num_runs == [2, 0, 0, 0]
+    record = json.loads((tmp_path / "here.json").read_text())
+    assert record["complete"] and not journal.exists()
+    assert all(row["num_attacked"] == 9 for row in record["rows"].values())
+
+
+def test_an_evaluation_begins_anew_or_without_a_journal(judge, tired, tmp_path):
+    journal = tmp_path / "evaluation.journal"
+    with pytest.raises(SystemExit):
+        judge(mode="individual")
+    assert journal.exists()
+    judge(epsilon="1/4", restart=True)  # refused, were the journal not removed
+    assert not journal.exists()
+    tired[:] = [True]
+    with pytest.raises(SystemExit):
+        judge(mode="individual", journal="")
+    assert not journal.exists()
+
+
+@pytest.mark.needs_eight_devices
+def test_all_devices_are_used(judge, tmp_path):
+    judge(num_devices=None)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (record["num_devices"], record["batch_size"]) == (8, 16)
+
+
+def test_saved_images_are_judged_afresh(judge, tmp_path, capsys):
+    judge(save_images="adv.npz", num_images=8)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    accuracy = f"robust accuracy {record['worst_case']['count']} of 8"
+    assert "The adversarial images are in adv.npz" in capsys.readouterr().out
+    judge(images="adv.npz", epsilon=None)
+    printed = capsys.readouterr().out
+    assert accuracy in printed and "All agrees with the record" in printed
+    judge(images="adv.npz", out="none.json")
+    assert "There is no record in none.json" in capsys.readouterr().out
+    with np.load("adv.npz") as content:
+        changed = dict(content)
+    changed["adv_images"][3] = 1.5
+    np.savez("adv.npz", **changed)
+    with pytest.raises(SystemExit) as caught:
+        judge(images="adv.npz")
+    printed = capsys.readouterr().out
+    assert caught.value.code == 1
+    assert "1 outside the box" in printed and "DISAGREES: the images are not" in printed
+    changed["example_ids"] = changed["example_ids"] + 5
+    np.savez("adv.npz", **changed)
+    with pytest.raises(SystemExit) as caught:
+        judge(images="adv.npz")
+    assert caught.value.code == 2
+    assert "adv.npz has image 12, but test.npz only 9" in capsys.readouterr().err
 
 
 def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path):
@@ -129,7 +227,12 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
         return images.reshape(len(images), 64) @ weights
 
     config = ml_collections.ConfigDict(
-        dict(dataset="digits", data_dir="", validation_size=100)
+        dict(
+            dataset="digits",
+            data_dir="",
+            validation_size=100,
+            loss=dict(name="mmc"),
+        )
     )
     asked = []
 
@@ -164,7 +267,11 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
         ),
         (dict(logits_fn="no.such:thing"), "no module named 'no'"),
         (dict(logits_fn="json:thing"), "json has no function 'thing'"),
-        (dict(suite="strong"), "unknown --suite=strong; accepted: quick, paper"),
+        (
+            dict(suite="strong"),
+            "unknown --suite=strong; accepted: quick, paper, autoattack,",
+        ),
+        (dict(images="none.npz"), "none.npz"),
         (dict(epsilon=None), "--epsilon is missing"),
         (dict(epsilon="8 of 255"), "--epsilon must be a number or a fraction"),
         (dict(epsilon="1/0"), "--epsilon must be a number or a fraction"),
@@ -209,7 +316,43 @@ def test_the_command_line_itself(tmp_path):
     assert "--[no]progress" in shown.stdout
 
 
-@pytest.mark.parametrize("name", SUITES)
+def _stand_in(
+    logits_fn, key, images, labels, *, targets=None, epsilon, objective="margin"
+):
+    return images
+
+
+@pytest.fixture
+def auto_attack(monkeypatch):
+    """Have every attack of AutoAttack's suites, if only in name."""
+    for row in SUITES["autoattack-mmc"].values():
+        monkeypatch.setitem(attacks.ATTACKS, row["name"], _stand_in)
+        monkeypatch.setitem(costs.PASSES, row["name"], costs.PASSES["fgsm"])
+
+
+def test_auto_attack_is_the_published_one():
+    names = [row["name"] for row in SUITES["autoattack"].values()]
+    assert names == ["apgd", "apgd_targeted", "fab_targeted", "square"]
+    assert SUITES["autoattack"]["apgd-ce"]["objective"] == "cross_entropy"
+    rows = list(SUITES["autoattack-mmc"].items())
+    assert rows[:4] == list(SUITES["autoattack"].items())
+    assert rows[4:] == [("multi-targeted", {"name": "multi_targeted"})]
+
+
+@pytest.mark.parametrize(
+    ("loss", "suite"), [("mmc", "autoattack-mmc"), ("softmax", "autoattack")]
+)
+def test_auto_attack_fits_the_head(loss, suite, judge, auto_attack, monkeypatch):
+    config = ml_collections.ConfigDict(dict(loss=dict(name=loss)))
+    loaded = (None, None, linear_logits, config)
+    monkeypatch.setattr(train, "load", lambda workdir, *, checkpoint: loaded)
+    judge(workdir="runs", logits_fn=None, suite="autoattack")
+    record = json.loads(pathlib.Path("runs/evaluation.json").read_text())
+    assert record["suite"] == suite
+    assert list(record["rows"]) == list(SUITES[suite])
+
+
+@pytest.mark.parametrize("name", ["quick", "paper"])
 def test_suites_bind_and_compare_objectives(name):
     bound = rows.bind_rows(SUITES[name], norm="linf", epsilon=0.1, bounds=(0.0, 1.0))
     objectives = {

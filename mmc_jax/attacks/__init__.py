@@ -13,13 +13,13 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
   `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
 - `apgd`: apgd, apgd_targeted, multi_targeted; by `apgd_engine` and the step rules
   `auto_step` and `sparse_step`.
-- `fab`: fab, fab_targeted, by `boundary_walk` and `boundary_search`; `deep_fool`; both
-  by `boundaries` and `hyperplanes`.
+- `fab`: fab, fab_targeted, by `fab_setting`, `fab_walk` and `fab_search`; `deep_fool`;
+  both by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
 - `const_search`: the engine of `carlini_wagner` and `elastic_net`.
-- `targets`: random targets; `binding`: attacks as plain data.
+- `targets`: random targets; `binding`: attacks as plain data; `costs`: in passes.
 
-A new attack is one file, and its name in this one.
+A new attack is one file, its name in this one, and its cost in `costs`.
 """
 
 from __future__ import annotations
