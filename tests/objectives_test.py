@@ -27,6 +27,7 @@ def _random(batch=64):
     return jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(targets)
 
 
+SPREAD = float(np.std([1.0, 4.0, 2.0, 0.0]))
 LOG_SUM = float(np.log(np.exp([1.0, 4.0, 2.0, 0.0]).sum()))
 
 
@@ -45,6 +46,8 @@ LOG_SUM = float(np.log(np.exp([1.0, 4.0, 2.0, 0.0]).sum()))
         ("dlr", 3, None, (0 - 4) / (4 - 1)),
         ("dlr", 1, 0, (4 - 1) / (4 - (1 + 0) / 2)),
         ("pairwise_margin", 1, 3, 4 - 0),
+        ("standardized_margin", 1, None, (4 - 2) / SPREAD),
+        ("standardized_margin", 1, 3, (4 - 0) / SPREAD),
     ],
 )
 def test_values_by_hand(name, label, target, expected):
@@ -112,13 +115,20 @@ def test_infinite_logits_of_other_classes_make_no_nan():
         assert np.isfinite(gradient).all()
 
 
-def test_dlr_is_invariant_to_scale():
+@pytest.mark.parametrize("name", ["dlr", "standardized_margin"])
+def test_ratios_are_invariant_to_scale(name):
     logits, labels, targets = _random()
     for goal in (None, targets):
         value, scaled = (
-            objectives.dlr(s * logits, labels, goal) for s in (1.0, 1024.0)
+            objectives.OBJECTIVES[name](s * logits, labels, goal) for s in (1.0, 1024.0)
         )
         np.testing.assert_allclose(scaled, value, rtol=1e-5)
+
+
+def test_a_standardized_margin_of_two_classes_is_the_margin():
+    # Over their deviation it would be 2 or -2, without a gradient.
+    logits, labels = jnp.array([[3.0, 1.0]]), jnp.array([0])
+    assert float(objectives.standardized_margin(logits, labels)[0]) == 2.0
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_optax_softmax_cross_entropy_is_the_papers_sce():
 
 OBJECTIVE_ROWS = [
     (name, targeted)
-    for name in ("cross_entropy", "margin", "own_class", "dlr", "pairwise_margin")
+    for name in attacks.OBJECTIVES
     for targeted in (False, True)
     if targeted or name != "pairwise_margin"
 ]

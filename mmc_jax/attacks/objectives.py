@@ -10,7 +10,7 @@ constant itself: logits of a Mahalanobis head are never positive, so a mask is m
 infinity, not a number that happens to be small.
 
 Which to use: on logits that are distances, `cross_entropy` saturates to a gradient of
-exactly zero; `margin`, `own_class`, `dlr` and `pairwise_margin` do not.
+exactly zero; the others do not.
 """
 
 from __future__ import annotations
@@ -153,12 +153,47 @@ def pairwise_margin(
     return _entry(logits, labels) - _entry(logits, targets)
 
 
+def standardized_margin(
+    logits: Array, labels: Array, targets: Array | None = None
+) -> Array:
+    """Return the margin, or the pairwise margin, over the logits' standard deviation.
+
+    (h_y - max_{k!=y} h_k) / s or, when targeted, (h_y - h_t) / s, where s^2 is the mean
+    over classes of (h_k - mean h)^2. Invariant to shifts and to positive rescaling of
+    the logits, like `dlr`, with the other classes all in the scale: while h_y leads,
+    its descent also spreads them, which leads out of regions where the features are
+    stuck. Where s is zero, or with two classes, the numerator is returned.
+
+    Args:
+      logits: `[batch, num_classes]`.
+      labels: `[batch]` true labels.
+      targets: `[batch]` target labels, or None.
+
+    Returns:
+      `[batch]`.
+    """
+    if targets is None:
+        numerator = margin(logits, labels)
+    else:
+        numerator = _entry(logits, labels) - _entry(logits, targets)
+    if logits.shape[-1] == 2:
+        return numerator
+    # Differences first: exact, however far from 0 the logits are.
+    below = logits - jnp.max(logits, axis=-1, keepdims=True)
+    centered = below - jnp.mean(below, axis=-1, keepdims=True)
+    variance = jnp.mean(centered**2, axis=-1)
+    is_flat = variance == 0
+    spread = jnp.where(is_flat, 1.0, jnp.sqrt(jnp.where(is_flat, 1.0, variance)))
+    return numerator / spread
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
     "own_class": own_class,
     "dlr": dlr,
     "pairwise_margin": pairwise_margin,
+    "standardized_margin": standardized_margin,
 }
 
 

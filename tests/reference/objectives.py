@@ -108,3 +108,22 @@ def pairwise_margin(logits: np.ndarray, label: int, target: int) -> ValueAndGrad
     """
     gradient = _one_hot(label, len(logits)) - _one_hot(target, len(logits))
     return float(np.dot(gradient, logits)), gradient
+
+
+def standardized_margin(
+    logits: np.ndarray, label: int, target: int | None = None
+) -> ValueAndGradient:
+    """Return (h_y - max_{k != y} h_k) / s, or (h_y - h_t) / s.
+
+    s is the standard deviation of the logits (over n, not n - 1), whose gradient is
+    (h_k - mean) / (n s).
+    """
+    size = len(logits)
+    other = _best_other(logits, label) if target is None else target
+    above = _one_hot(label, size) - _one_hot(other, size)
+    mean = sum(logits) / size
+    spread = math.sqrt(sum((h - mean) ** 2 for h in logits) / size)
+    spread_gradient = (logits - mean) / (size * spread)
+    numerator = float(above @ logits)
+    gradient = above / spread - numerator * spread_gradient / spread**2
+    return numerator / spread, gradient
