@@ -185,8 +185,8 @@ def multi_targeted(
     (`pairwise_margin`); over the standard deviation of the logits, the default here, it
     leaves fewer survivors on such heads at the same cost. Restarts after the first
     begin with two steps along a random direction of the logits (output diversified
-    initialisation). Costs one forward pass, then num_steps gradients (two more in restarts after the
-    first) and one forward pass a target and restart.
+    initialisation). Costs one forward pass, then num_steps gradients (two more in
+    restarts after the first) and one forward pass a target and restart.
 
     Args:
       logits_fn: as in `gradient_sign`, like the arguments down to `epsilon`.

@@ -84,26 +84,12 @@ def enter_apgd(
 
 @partial(jax.jit, static_argnames="plan")
 def _attack(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
-    keys, images = call.example_keys(), call.clean_images()
-    # The door cannot check traced values: whatever they are, the loops must end.
-    epsilon = jnp.where(numbers["epsilon"] >= 0, numbers["epsilon"], 0.0)
-    epsilon = jnp.minimum(epsilon, _MOST_EPSILON)
-    examples = Examples(
-        images=images,
-        labels=call.labels,
-        targets=call.targets,
-        aims=None,
-        epsilon=jnp.broadcast_to(epsilon, call.labels.shape),
-        keys=keys,
+    setting, examples = _prepare(call, numbers, plan)
+    problem, images, keys = (
+        problem_of(setting, examples),
+        examples.images,
+        examples.keys,
     )
-    setting = Setting(
-        plan=plan,
-        logits_fn=call.logits_fn,
-        bounds=call.bounds,
-        num_steps=jnp.maximum(numbers["num_steps"], 0),
-        num_runs=numbers["num_restarts"],
-    )
-    problem = problem_of(setting, examples)
     width = num_classes(problem, images, keys)
     num_targets, order, kept = jnp.int32(1), None, keep_nothing(images)
     if plan.chooses_targets:
@@ -113,21 +99,18 @@ def _attack(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
         # Some target for the objective, where a pass is run for its logits alone.
         problem = dataclasses.replace(problem, aims=order[:, 0])
 
+    def unfinished(carry: tuple[Array, Kept]) -> Array:
+        index, kept = carry
+        return (index < setting.num_runs) & ~jnp.all(is_final(plan, problem, kept))
+
     def run(carry: tuple[Array, Kept]) -> tuple[Array, Kept]:
         index, kept = carry
         own = examples._replace(keys=fold_each(keys, index + 1))
         if order is not None:
             own = own._replace(aims=order[:, index % num_targets])
-        restart = index // num_targets
-        return index + 1, walk(setting, own, restart, width, kept)
+        return index + 1, walk(setting, own, index // num_targets, width, kept)
 
-    _, kept = jax.lax.while_loop(
-        lambda carry: (
-            (carry[0] < setting.num_runs) & ~jnp.all(is_final(plan, problem, carry[1]))
-        ),
-        run,
-        (jnp.int32(0), kept),
-    )
+    _, kept = jax.lax.while_loop(unfinished, run, (jnp.int32(0), kept))
     adv_images = return_unjudgeable(
         problem,
         images,
@@ -136,6 +119,30 @@ def _attack(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
         fold_each(keys, setting.num_runs + 1),
     )
     return Outcome(adv_images, width)
+
+
+def _prepare(
+    call: Call, numbers: dict[str, Array], plan: Plan
+) -> tuple[Setting, Examples]:
+    # The door cannot check traced values: whatever they are, the loops must end.
+    epsilon = jnp.where(numbers["epsilon"] >= 0, numbers["epsilon"], 0.0)
+    epsilon = jnp.minimum(epsilon, _MOST_EPSILON)
+    setting = Setting(
+        plan=plan,
+        logits_fn=call.logits_fn,
+        bounds=call.bounds,
+        num_steps=jnp.maximum(numbers["num_steps"], 0),
+        num_runs=numbers["num_restarts"],
+    )
+    examples = Examples(
+        images=call.clean_images(),
+        labels=call.labels,
+        targets=call.targets,
+        aims=None,
+        epsilon=jnp.broadcast_to(epsilon, call.labels.shape),
+        keys=call.example_keys(),
+    )
+    return setting, examples
 
 
 def _rank_targets(problem: Problem, examples: Examples) -> tuple[Array, Kept]:
