@@ -16,8 +16,10 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 - `fab`: fab, fab_targeted, by `fab_setting`, `fab_walk` and `fab_search`; `deep_fool`;
   both by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
-- `const_search`: the engine of `carlini_wagner` and `elastic_net`.
-- `targets`: random targets; `binding`: attacks as plain data; `costs`: in passes.
+- `square`, by `random_search` and `windows`; `spsa`, by `estimates`.
+- `const_search`: the engine of `carlini_wagner` and `elastic_net`; `auto_attack`.
+- `targets`: random targets; `rescaling`: logits with a temperature, or centered;
+  `binding`: attacks as plain data; `costs`: in passes.
 
 A new attack is one file, its name in this one, and its cost in `costs`.
 """
@@ -37,6 +39,10 @@ from mmc_jax.attacks.elastic_net import elastic_net
 from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
 from mmc_jax.attacks.objectives import OBJECTIVES
+from mmc_jax.attacks.rescaling import (
+    make_centered_logits_fn,
+    make_tempered_logits_fn,
+)
 from mmc_jax.attacks.spsa import spsa
 from mmc_jax.attacks.square import square
 from mmc_jax.attacks.targets import random_targets, with_random_targets
@@ -72,6 +78,8 @@ __all__ = [
     "BoundAttack",
     "auto_attack_parts",
     "make_attack",
+    "make_centered_logits_fn",
+    "make_tempered_logits_fn",
     "objectives",
     "projections",
     "random_targets",

@@ -97,13 +97,34 @@ def find_zero_gradients(
         label = objective_label(str(objective), row.targeted)
         fraction = fractions.get(label, 0.0)
         if fraction > ZERO_GRADIENT_LIMIT:
-            message = (
-                f"the gradient of {label} is exactly zero on {fraction:.1%} of the"
-                " clean images: this row shows a missing gradient, not robustness"
-            )
-            numbers = {"objective": label, "zero_gradient_fraction": fraction}
-            findings.append(Finding("zero_gradient", row.name, message, numbers))
+            findings.append(_zero_gradient(row.name, label, fraction))
     return findings
+
+
+def find_objectives_without_gradient(fractions: Mapping[str, float]) -> list[Finding]:
+    """Mark a model on which some objective has no gradient on over 5 % of the images.
+
+    Args:
+      fractions: `objective_label` -> `zero_gradient_fraction`.
+
+    Returns:
+      A `zero_gradient` finding per such objective, on the whole record.
+    """
+    return [
+        _zero_gradient(None, label, fraction)
+        for label, fraction in fractions.items()
+        if fraction > ZERO_GRADIENT_LIMIT
+    ]
+
+
+def _zero_gradient(row: str | None, label: str, fraction: float) -> Finding:
+    shows = "this row" if row is not None else "an attack with it"
+    message = (
+        f"the gradient of {label} is exactly zero on {fraction:.1%} of the"
+        f" clean images: {shows} shows a missing gradient, not robustness"
+    )
+    numbers = {"objective": label, "zero_gradient_fraction": fraction}
+    return Finding("zero_gradient", row, message, numbers)
 
 
 def find_objective_disagreement(

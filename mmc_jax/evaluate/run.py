@@ -177,6 +177,17 @@ class Run:
             cascade=self.setting.mode == "cascade",
         )
         self.findings += diagnostics.find_violations(rows)
+        self.findings += diagnostics.find_stronger_rivals(
+            rows, clean_correct=self.clean_correct, epsilon=self.epsilon
+        )
+        self.findings += diagnostics.find_too_few_classes(
+            bounded, num_classes=self.num_classes
+        )
+        few = slice(diagnostics.NUM_FOR_RANDOMNESS)
+        randomness = diagnostics.measure_randomness(
+            self.logits_fn, self.examples.images[few], labels[few], self.key
+        )
+        self.findings += diagnostics.find_randomness(bounded, randomness)
 
     def _zero_gradient_fraction(self, objective: Any, targeted: bool) -> float:
         setting, labels = self.setting, self.setting.examples.labels
