@@ -165,44 +165,44 @@ def gradient_masking_battery(
         batch_size=min(batch_size, len(images)),
     )
     left, logits = sweep(bench, (epsilon, *epsilons), step_counts, num_draws, black_box)
-    losses = [bench.losses(each) for each in logits]
-    num_classes = logits[0].shape[1]
-    step_curve = _curve(step_counts, left.by_steps)
-    epsilon_curve = _curve((0.0, epsilon, *epsilons), left.by_epsilon)
-    fractions = _zero_gradient_fractions(bench, num_classes)
     few = slice(NUM_FOR_RANDOMNESS)
-    randomness = measure_randomness(bench.logits_fn, images[few], labels[few], key)
-    findings = [
-        *find_probabilities(logits[0]),
-        *find_randomness((), randomness),
-        *find_objectives_without_gradient(fractions),
-        *find_flat_loss(
-            losses[0],
-            losses[-1],
-            was_right=left.clean,
-            objective=objective,
-            num_steps=step_counts[-1],
-        ),
-        *find_unsettled_steps(step_curve),
-        *find_large_epsilon(epsilon_curve, num_classes=num_classes),
-        *_compare(left, objective),
-    ]
-    return Battery(
-        findings=tuple(findings),
+    black_box_left = left.by_black_box
+    battery = Battery(
+        findings=(),
         objective=objective,
         norm=norm,
         epsilon=float(epsilon),
-        step_curve=step_curve,
-        epsilon_curve=epsilon_curve,
-        loss_curve=tuple(
-            float(each[left.clean].mean()) for each in losses if left.clean.any()
-        ),
+        step_curve=_curve(step_counts, left.by_steps),
+        epsilon_curve=_curve((0.0, epsilon, *epsilons), left.by_epsilon),
+        loss_curve=_loss_curve(bench, logits, left.clean),
         noise_curve=_curve(range(1, num_draws + 1), left.by_draws),
         black_box_accuracy=(
-            None if left.by_black_box is None else float(left.by_black_box.mean())
+            None if black_box_left is None else float(black_box_left.mean())
         ),
-        zero_gradient_fractions=fractions,
-        randomness=randomness,
+        zero_gradient_fractions=_zero_gradient_fractions(bench, logits[0].shape[1]),
+        randomness=measure_randomness(bench.logits_fn, images[few], labels[few], key),
+    )
+    return dataclasses.replace(battery, findings=_judge(bench, battery, left, logits))
+
+
+def _judge(
+    bench: Bench, battery: Battery, left: Left, logits: list[np.ndarray]
+) -> tuple[Finding, ...]:
+    clean, *_, most_steps = logits
+    return (
+        *find_probabilities(clean),
+        *find_randomness((), battery.randomness),
+        *find_objectives_without_gradient(battery.zero_gradient_fractions),
+        *find_flat_loss(
+            bench.losses(clean),
+            bench.losses(most_steps),
+            was_right=left.clean,
+            objective=bench.objective,
+            num_steps=int(battery.step_curve.positions[-1]),
+        ),
+        *find_unsettled_steps(battery.step_curve),
+        *find_large_epsilon(battery.epsilon_curve, num_classes=clean.shape[1]),
+        *_compare(left, bench.objective),
     )
 
 
@@ -240,6 +240,14 @@ def _largest_epsilon(
 def _curve(positions: Sequence[float], left: Sequence[np.ndarray]) -> AccuracyCurve:
     counts = tuple(int(flags.sum()) for flags in left)
     return AccuracyCurve(tuple(positions), counts, len(left[0]))
+
+
+def _loss_curve(
+    bench: Bench, logits: list[np.ndarray], clean: np.ndarray
+) -> tuple[float, ...]:
+    if not clean.any():
+        return ()
+    return tuple(float(bench.losses(each)[clean].mean()) for each in logits)
 
 
 def _zero_gradient_fractions(bench: Bench, num_classes: int) -> dict[str, float]:
