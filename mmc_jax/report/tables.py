@@ -38,7 +38,7 @@ def render(records: Mapping[str, EvaluationRecord], *, style: str = "text") -> s
     first = _check_comparable(records)
     notes = _Notes(records)
     header = ["accuracy in %", *records]
-    body = [["clean", *(_share(record.clean) for record in records.values())]]
+    body = [["clean", *(share_text(record.clean) for record in records.values())]]
     for name in _row_names(records, in_worst_case=True):
         cells = [
             _row_cell(model, record, name, notes) for model, record in records.items()
@@ -55,7 +55,7 @@ def render(records: Mapping[str, EvaluationRecord], *, style: str = "text") -> s
     ]
     summary = [worst] if strongest is None else [strongest, worst]
     lines = [_title(first), ""]
-    lines += _grid(header, [body, summary, apart, _zero_gradients(records)], style)
+    lines += grid(header, [body, summary, apart, _zero_gradients(records)], style)
     return "\n".join(lines + notes.lines())
 
 
@@ -97,7 +97,8 @@ def _row_names(
     return list(names)
 
 
-def _share(share: Share) -> str:
+def share_text(share: Share) -> str:
+    """Return a share in percent with its interval, as it stands in a cell."""
     if not share.total:
         return "-"
     low, high = share.interval
@@ -109,7 +110,7 @@ def _row_cell(model: str, record: EvaluationRecord, name: str, notes: _Notes) ->
     if not found:
         return "-"
     (row,) = found
-    cell = _share(_shown(record, row))
+    cell = share_text(_shown(record, row))
     if record.mode == "cascade" and row.in_worst_case:
         cell += f" -{row.num_broken}/{row.num_attacked}"
     if row.target_reached is not None and row.num_attacked:
@@ -129,7 +130,7 @@ def _worst(model: str, record: EvaluationRecord, notes: _Notes) -> str:
     marks = notes.marks(model, None)
     if not record.complete:
         marks += " (unfinished)"
-    return f"{bound}{_share(record.worst_case)}{marks}"
+    return f"{bound}{share_text(record.worst_case)}{marks}"
 
 
 def _strongest(records: Mapping[str, EvaluationRecord]) -> list[str] | None:
@@ -156,9 +157,10 @@ def _zero_gradients(records: Mapping[str, EvaluationRecord]) -> list[list[str]]:
     ]
 
 
-def _grid(
+def grid(
     header: Sequence[str], groups: Sequence[Sequence[Sequence[str]]], style: str
 ) -> list[str]:
+    """Lay out cells in columns, groups of rows apart."""
     rows = [row for group in groups for row in group]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 

@@ -1,0 +1,111 @@
+"""Transfer between models: a table, and a heat map of the same numbers."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmc_jax.evaluate import TransferRecord
+from mmc_jax.report import style as house
+from mmc_jax.report.style import Path
+from mmc_jax.report.tables import MARK, STYLES, grid, share_text
+
+_DARK = 0.5
+
+
+def render_transfer(record: TransferRecord, *, style: str = "text") -> str:
+    """Render a transfer matrix: a row a model crafted on, a column a model scored on.
+
+    Args:
+      record: from `evaluate.transfer_matrix`.
+      style: `text` for a terminal, or `markdown`.
+
+    Returns:
+      Several lines, without a last line break; what has a finding is marked, and
+      explained below.
+
+    Raises:
+      ValueError: for an unknown style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}; accepted: {', '.join(STYLES)}")
+    marks = {
+        (finding.row, finding.numbers["scored_on"]): f" {MARK}{number}"
+        for number, finding in enumerate(record.findings, start=1)
+    }
+    header = ["crafted on \\ scored on", *record.names]
+    clean = ["clean", *(share_text(record.clean(name)) for name in record.names)]
+    body = [
+        [
+            source,
+            *(
+                share_text(record.accuracy(source, target))
+                + marks.get((source, target), "")
+                for target in record.names
+            ),
+        ]
+        for source in record.names
+    ]
+    title = (
+        f"accuracy in %, {record.attack}, {record.num_examples} images, {record.norm},"
+        f" epsilon {record.epsilon:.4g}; in brackets the 95 % interval"
+    )
+    lines = [title, "", *grid(header, [[clean], body], style)]
+    if record.findings:
+        lines += ["", "Findings: these numbers are not what they seem."]
+    lines += [
+        f"{MARK}{number} {finding.name}: {finding.row} on"
+        f" {finding.numbers['scored_on']}: {finding.message}"
+        for number, finding in enumerate(record.findings, start=1)
+    ]
+    return "\n".join(lines)
+
+
+def transfer_heat_map(
+    accuracies: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    *,
+    title: str = "Accuracy (%) on images crafted on another model",
+) -> pathlib.Path:
+    """Draw a transfer matrix; each cell also carries its number.
+
+    Args:
+      accuracies: fractions `[num_models, num_models]`, a row for each model crafted on.
+      names: of the models.
+      path: the file to write.
+      title: above the map.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: if the matrix is not square, or names do not match it.
+    """
+    accuracies = np.asarray(accuracies, np.float64)
+    size = len(names)
+    if not size or accuracies.shape != (size, size):
+        raise ValueError(
+            "accuracies must be [num_models, num_models], a name each; got"
+            f" {accuracies.shape} and {size} names"
+        )
+    with house.drawing(path, (1.6 + size, 1.4 + 0.8 * size)) as (_, (axes,)):
+        axes.imshow(accuracies, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), accuracy in np.ndenumerate(accuracies):
+            axes.text(
+                column,
+                row,
+                f"{100 * accuracy:.1f}",
+                ha="center",
+                va="center",
+                color="white" if accuracy > _DARK else "black",
+                fontweight="bold" if row == column else "normal",
+            )
+        axes.set_xticks(range(size), names)
+        axes.set_yticks(range(size), names)
+        axes.set(title=title, xlabel="scored on", ylabel="crafted on")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    return pathlib.Path(path)
