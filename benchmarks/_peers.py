@@ -1,4 +1,4 @@
-"""Other libraries' PGD on our weights: Foolbox on JAX and torch, and torchattacks.
+"""Other libraries on our weights: torch twins, and the PGD of Foolbox and torchattacks.
 
 A peer that is not installed is left out, and said to be. The torch twins compute what
 our models compute: `HWIO` kernels become `OIHW`, dense kernels are transposed, features
@@ -49,7 +49,7 @@ def jax_contenders(case: Any) -> dict[str, Callable[[], Any]]:
         "Foolbox, JAX, model jitted by the user": jax.jit(case.logits_fn),
         "Foolbox, JAX, eager": case.logits_fn,
     }
-    foolbox = _import_foolbox()
+    foolbox = import_foolbox()
 
     def make(logits_fn):
         model = foolbox.JAXModel(logits_fn, bounds=(0, 1))
@@ -77,8 +77,8 @@ def torch_contenders(case: Any) -> dict[str, Callable[[], Any]]:
         return {}
     import torch
 
-    twin = _make_twin(case)
-    images = _to_nchw(case.images)
+    twin = make_twin(case)
+    images = to_nchw(case.images)
     labels = torch.from_numpy(np.array(case.labels, np.int64))
     settings = case.settings
     contenders = {}
@@ -91,17 +91,18 @@ def torch_contenders(case: Any) -> dict[str, Callable[[], Any]]:
             alpha=settings["step_size"],
             steps=settings["num_steps"],
         )
-        contenders["torchattacks"] = lambda: _to_nhwc(pgd(images, labels))
+        contenders["torchattacks"] = lambda: to_nhwc(pgd(images, labels))
     if "foolbox" not in missing():
         attack = _foolbox_attack(case)
-        model = _import_foolbox().PyTorchModel(twin, bounds=(0, 1))
-        contenders["Foolbox, torch"] = lambda: _to_nhwc(
+        model = import_foolbox().PyTorchModel(twin, bounds=(0, 1))
+        contenders["Foolbox, torch"] = lambda: to_nhwc(
             attack.run(model, images, labels, epsilon=settings["epsilon"])
         )
     return contenders
 
 
-def _import_foolbox():
+def import_foolbox() -> Any:
+    """Return the module, without the warning that its import raises."""
     # It imports from a namespace that SciPy deprecates.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -111,23 +112,36 @@ def _import_foolbox():
 
 def _foolbox_attack(case):
     # `run`, not the attack itself: that one runs the model once more afterwards.
-    return _import_foolbox().attacks.LinfPGD(
+    return import_foolbox().attacks.LinfPGD(
         abs_stepsize=case.settings["step_size"], steps=case.settings["num_steps"]
     )
 
 
-def _to_nchw(images):
+def to_nchw(images: Any) -> Any:
+    """Return NHWC images as a torch tensor in NCHW."""
     import torch
 
     return torch.from_numpy(np.moveaxis(np.array(images), -1, 1).copy())
 
 
-def _to_nhwc(images):
+def to_nhwc(images: Any) -> np.ndarray:
+    """Return a torch tensor in NCHW as NHWC images."""
     return images.detach().numpy().transpose(0, 2, 3, 1)
 
 
-def _make_twin(case):
-    """Return a torch module with the case's weights, checked to give its logits."""
+def make_twin(case: Any, *, shift: float = 0.0) -> Any:
+    """Return a torch module with the case's weights, checked to give its logits.
+
+    Args:
+      case: what is attacked; `name`, `logits_fn`, `variables` and `images` are read.
+      shift: added to every logit, for attacks that take a negative one for none.
+
+    Returns:
+      NCHW images -> logits, in evaluation mode, without gradients of the weights.
+
+    Raises:
+      RuntimeError: if the twin's logits are not the model's.
+    """
     import torch
 
     class Twin(torch.nn.Module):
@@ -138,14 +152,16 @@ def _make_twin(case):
             self.leaves = torch.nn.ParameterList(jax.tree.leaves(self.weights))
 
         def forward(self, images):
-            return _FORWARD[case.name](self.weights, images)
+            return _FORWARD[case.name](self.weights, images) + shift
 
     twin = Twin().eval()
     with torch.no_grad():
-        found = twin(_to_nchw(case.images)).numpy()
+        found = twin(to_nchw(case.images)).numpy() - shift
     expected = jax.jit(case.logits_fn)(case.images)
     difference = float(jnp.max(jnp.abs(found - expected)))
-    if difference > 1e-3 or (found.argmax(1) != expected.argmax(1)).any():
+    # Logits of hundreds and a shift leave so much of a float32.
+    tolerance = 1e-3 + 1e-6 * abs(shift)
+    if difference > tolerance or (found.argmax(1) != expected.argmax(1)).any():
         raise RuntimeError(f"{case.name}: torch's logits differ by {difference}")
     print(f"  torch twin: largest difference of a logit {difference:.1e}")
     return twin
@@ -193,7 +209,11 @@ def _head(variables, images, backbone):
     mean = variables["preprocessing"]["mean"].permute(2, 0, 1)
     stats = variables.get("batch_stats", {}).get("backbone", {})
     features = backbone(params["backbone"], stats, images - mean)
-    return _dense(params["linear"], features)
+    if "centers" not in variables:
+        return _dense(params["linear"], features)
+    centers = variables["centers"]["centers"]
+    squares = features.square().sum(1, keepdim=True) + centers.square().sum(1)
+    return 2 * features @ centers.T - squares
 
 
 def _cnn(params, stats, hidden):
