@@ -1,4 +1,4 @@
-"""How often an attack runs the model: counted as it runs, not taken from its formula."""
+"""How often an attack runs the model: counted as it runs, not by its formula."""
 
 from __future__ import annotations
 
