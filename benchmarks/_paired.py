@@ -130,3 +130,14 @@ def right_at_first(cell: dict[str, Any], size: int) -> np.ndarray:
     """Return which of the first images are right without an attack, `[size]`."""
     clean = [{**piece, "correct": piece["clean"]} for piece in cell["pieces"]]
     return outcome({**cell, "pieces": clean}, {0}, size)
+
+
+def percent(flags: np.ndarray | None) -> str:
+    """Return the share of `flags` with one decimal, `-` of none."""
+    return "-" if flags is None or not len(flags) else f"{100 * flags.mean():.1f}"
+
+
+def markdown(header: Sequence[str], rows: list[list[str]]) -> str:
+    """Return a table; its header and its rows are texts."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
