@@ -163,34 +163,49 @@ def plan(models: list[str], implementations: list[str]) -> Iterator[Piece]:
     """Yield every piece, the most important and cheapest first, seed 0 of all first.
 
     AutoAttack at the models' own radius: its first images, then all; the single
-    attacks; AutoAttack in the other threat models; then the other seeds.
+    attacks; AutoAttack in the other threat models; what is slow; the other seeds.
     """
-    victims = {name: _mnist_models.is_adversarial(name) for name in models}
-    own = [_auto_cells(m, "linf", 0.3 if adv else 0.1) for m, adv in victims.items()]
-    others = [
-        _auto_cells(model, norm, epsilon)
-        for norm, epsilon in (("linf", 0.2), ("linf", 0.3), ("l2", 1.0), ("l2", 2.0))
-        for model, adversarial in victims.items()
-        if not (adversarial and epsilon == 0.3)
-    ]
-    others += [_auto_cells(m, "linf", 0.1) for m, adv in victims.items() if adv]
-    singles = [_row_cells(m, row) for row in ROWS for m in models]
 
-    def pieces(groups: list[list[Cell]], seeds: tuple[int, ...]) -> Iterator[Piece]:
-        cells = [c for group in groups for c in group]
+    def pieces(found: list[Cell], seeds: tuple[int, ...]) -> Iterator[Piece]:
         for seed in seeds:
-            for cell in cells:
+            for cell in found:
                 if cell.implementation in implementations:
                     for first in range(0, cell.num_images, cell.piece):
                         yield Piece(cell, seed, first)
 
-    plain = [g for g, adv in zip(own, victims.values(), strict=True) if not adv]
-    yield from (p for p in pieces(plain, (0,)) if p.first == 0)
-    yield from (p for p in pieces(own, (0,)) if p.first or p.cell.epsilon == 0.3)
-    yield from pieces(singles, (0,))
+    own, others, last = _auto_attack_cells(models)
+    plain = [cell for cell in own if not _mnist_models.is_adversarial(cell.model)]
+    first = [piece for piece in pieces(plain, (0,)) if piece.first == 0]
+    yield from first
+    yield from (piece for piece in pieces(own, (0,)) if piece not in first)
+    rows = {name: _row_cells(models, name) for name in ROWS}
+    slow = [name for name, row in ROWS.items() if row.piece == SLOW_PIECE]
+    for name in ROWS:
+        if name not in slow:
+            yield from pieces(rows[name], (0,))
     yield from pieces(others, (0,))
-    random = [g for g in singles if g and ROWS[g[0].row].kind == "random"]
-    yield from pieces(random, SEEDS[1:])
+    for name in slow:
+        yield from pieces(rows[name], (0,))
+    yield from pieces(last, (0,))
+    for name, row in ROWS.items():
+        if row.kind == "random":
+            yield from pieces(rows[name], SEEDS[1:])
+
+
+def _auto_attack_cells(models: list[str]) -> tuple[list[Cell], list[Cell], list[Cell]]:
+    """Return AutoAttack's cells: at the models' own radius, the others, the dearest."""
+    own, others, last = [], [], []
+    for model in models:
+        own += _auto_cells(model, "linf", _mnist_models.radius(model))
+    for norm, epsilon in (("linf", 0.2), ("linf", 0.3), ("l2", 1.0), ("l2", 2.0)):
+        for model in models:
+            if (norm, epsilon) != ("linf", _mnist_models.radius(model)):
+                others += _auto_cells(model, norm, epsilon)
+    for model in models:
+        # Nearly all of a thousand images are left to the last query.
+        if _mnist_models.is_adversarial(model):
+            last += _auto_cells(model, "linf", 0.1)
+    return own, others, last
 
 
 def _auto_cells(model: str, norm: str, epsilon: float) -> list[Cell]:
@@ -201,16 +216,22 @@ def _auto_cells(model: str, norm: str, epsilon: float) -> list[Cell]:
     ]
 
 
-def _row_cells(model: str, name: str) -> list[Cell]:
+def _row_cells(models: list[str], name: str) -> list[Cell]:
     row = ROWS[name]
-    radius = _mnist_models.radius(model)
-    epsilon = None if row.kind == "distance" else radius
     counts = {OURS: row.num_images}
     for peer in _peer_attacks.PEER_ATTACKS.get(name, ()):
         limit = peer.num_images or row.num_images
         counts[peer.implementation] = min(limit, row.num_images)
     return [
-        Cell(model, name, row.norm, epsilon, implementation, count)
+        Cell(
+            model,
+            name,
+            row.norm,
+            None if row.kind == "distance" else _mnist_models.radius(model),
+            implementation,
+            count,
+        )
+        for model in models
         for implementation, count in counts.items()
     ]
 
