@@ -33,15 +33,30 @@ class Case:
 
 
 CASES = [
+    Case("apgd", dict(epsilon=0.1, num_steps=5, num_restarts=2)),
+    Case("apgd", dict(epsilon=0.1, num_steps=5, keep="last"), targeted=True),
+    Case("apgd", dict(epsilon=0.1, num_steps=25, norm="l1")),
+    Case("apgd_targeted", dict(epsilon=0.1, num_steps=5, num_targets=3)),
     Case("bim", dict(epsilon=0.1, num_steps=3)),
     Case("bim", dict(epsilon=0.1, num_steps=3, keep="last"), targeted=True),
+    Case(
+        "carlini_wagner",
+        dict(num_steps=20, num_binary_search_steps=3, abort_early=False),
+    ),
+    Case(
+        "elastic_net",
+        dict(num_steps=20, num_binary_search_steps=2, abort_early=False),
+    ),
     Case("fgsm", dict(epsilon=0.1)),
     Case("gaussian_noise", {}),
     Case("mim", dict(epsilon=0.1, num_steps=3, num_restarts=2, random_start=True)),
+    Case("multi_targeted", dict(epsilon=0.1, num_steps=5, num_restarts=3)),
     Case("pgd", dict(epsilon=0.1, num_steps=4, num_restarts=3)),
     Case("pgd", dict(epsilon=0.1, num_steps=4, num_restarts=3, keep="last")),
     Case("pgd", dict(epsilon=0.1, num_steps=4, keep="last")),
     Case("rotation", {}),
+    Case("spsa", dict(epsilon=0.1, num_steps=3, num_samples=128)),
+    Case("square", dict(epsilon=0.1, num_queries=7, num_restarts=2)),
 ]
 
 

@@ -16,6 +16,7 @@ part is given full batches of what the parts before it left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,10 +42,11 @@ from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 VERSIONS = ("standard", "plus", "rand", "mmc")
 _NORMS = ("linf", "l2", "l1")
-_FUNCTIONS = {
+AUTO_ATTACK_PARTS: dict[str, Callable[..., Array]] = {
     attack.__name__: attack
     for attack in (apgd, apgd_targeted, fab, fab_targeted, multi_targeted, square)
 }
+"""What parts are made of, by name."""
 _SAMPLES = 20
 
 
@@ -78,7 +80,7 @@ def auto_attack_parts(
     most_targets = 5 if norm == "l1" else 9
     dlr = "dlr" if num_classes >= 3 else "margin"
     targeted_dlr = "dlr" if num_classes >= 4 else "pairwise_margin"
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         "apgd-ce": dict(name="apgd", objective="cross_entropy", num_restarts=restarts),
         "apgd-dlr": dict(name="apgd", objective=dlr, num_restarts=restarts),
         "fab": dict(name="fab", num_restarts=5),
@@ -97,7 +99,7 @@ def auto_attack_parts(
         "rand": ("apgd-ce", "apgd-dlr"),
         "mmc": ("apgd-ce", "apgd-t", "fab-t", "square", "multi-targeted"),
     }[version]
-    samples = {"num_eot_samples": _SAMPLES} if version == "rand" else {}
+    samples = dict(num_eot_samples=_SAMPLES) if version == "rand" else {}
     return {part: parts[part] | samples for part in order}
 
 
@@ -166,7 +168,7 @@ def _run_parts(
         hyperparameters = {name: part[name] for name in part if name != "name"}
         # A ball of radius 0 around an image that is misclassified already: the part
         # finds it done at its first look.
-        adv_images = _FUNCTIONS[part["name"]](
+        adv_images = AUTO_ATTACK_PARTS[part["name"]](
             call.logits_fn,
             fold_each(keys, 2 * index),
             jnp.where(done[:, None, None, None], kept.images, images),

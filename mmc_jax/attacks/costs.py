@@ -8,8 +8,11 @@ attack's cost. A new attack adds its formula to `PASSES`; a test counts them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from mmc_jax.attacks.auto_attack import AUTO_ATTACK_PARTS, auto_attack_parts
 
 Hyperparameters = Mapping[str, Any]
 
@@ -33,17 +36,80 @@ def _descent(given: Hyperparameters, num_classes: int) -> Passes:
     return Passes(gradients + num_restarts * judges_last, gradients)
 
 
+def _apgd_targeted(given: Hyperparameters, num_classes: int) -> Passes:
+    return _targeted(given, num_classes, extra_gradients=0)
+
+
+def _multi_targeted(given: Hyperparameters, num_classes: int) -> Passes:
+    """Two gradients more where a restart starts in a random direction of the logits."""
+    later_restarts = int(given["num_restarts"]) - 1
+    return _targeted(given, num_classes, extra_gradients=2 * later_restarts)
+
+
+def _targeted(
+    given: Hyperparameters, num_classes: int, *, extra_gradients: int
+) -> Passes:
+    """One forward pass ranks the targets; each is then walked to as by APGD."""
+    targets = _num_targets(given, num_classes)
+    num_restarts = int(given["num_restarts"])
+    gradients = targets * (num_restarts * int(given["num_steps"]) + extra_gradients)
+    return Passes(1 + gradients + targets * num_restarts, gradients)
+
+
+def _num_targets(given: Hyperparameters, num_classes: int) -> int:
+    asked = given["num_targets"]
+    return num_classes - 1 if asked is None else min(int(asked), num_classes - 1)
+
+
+def _square(given: Hyperparameters, num_classes: int) -> Passes:
+    return Passes(int(given["num_restarts"]) * (1 + int(given["num_queries"])), 0)
+
+
+def _spsa(given: Hyperparameters, num_classes: int) -> Passes:
+    """Judge the start and every iterate, each by one pass more."""
+    return Passes(1 + int(given["num_steps"]) * (int(given["num_samples"]) + 1), 0)
+
+
+def _const_search(given: Hyperparameters, num_classes: int) -> Passes:
+    """At most: an example that stalls stops its walk."""
+    gradients = int(given["num_binary_search_steps"]) * int(given["num_steps"])
+    return Passes(gradients, gradients)
+
+
+def _auto_attack(given: Hyperparameters, num_classes: int) -> Passes:
+    """All parts, and a look at the clean image and at what each part returned."""
+    parts = auto_attack_parts(
+        given["version"], norm=given["norm"], num_classes=num_classes
+    )
+    spent = []
+    for part in parts.values():
+        parameters = inspect.signature(AUTO_ATTACK_PARTS[part["name"]]).parameters
+        defaults = {name: entry.default for name, entry in parameters.items()}
+        own = defaults | {"norm": given["norm"]} | part
+        spent.append(PASSES[part["name"]](own, num_classes))
+    forward = 1 + len(parts) + sum(passes.forward for passes in spent)
+    return Passes(forward, sum(passes.backward for passes in spent))
+
+
 def _no_model(given: Hyperparameters, num_classes: int) -> Passes:
     return Passes(0, 0)
 
 
 PASSES: dict[str, Callable[[Hyperparameters, int], Passes]] = {
+    "apgd": _descent,
+    "apgd_targeted": _apgd_targeted,
+    "auto_attack": _auto_attack,
     "bim": _descent,
+    "carlini_wagner": _const_search,
+    "elastic_net": _const_search,
     "fgsm": _one_gradient,
     "gaussian_noise": _no_model,
     "mim": _descent,
+    "multi_targeted": _multi_targeted,
     "pgd": _descent,
     "rotation": _no_model,
+    "spsa": _spsa,
+    "square": _square,
 }
 """Attack -> (hyperparameters, num_classes) -> passes for a deterministic model."""
 

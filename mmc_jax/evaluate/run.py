@@ -159,6 +159,7 @@ class Run:
 
     def diagnose(self) -> None:
         """Look for signs that the numbers are not what they seem."""
+        setting, examples = self.setting, self.setting.examples
         rows = self._row_records()
         bounded = [row for row in rows if row.in_worst_case]
         for row in bounded:
@@ -174,18 +175,18 @@ class Run:
             bounded,
             num_examples=len(self.robust),
             num_clean_correct=int(self.clean_correct.sum()),
-            cascade=self.setting.mode == "cascade",
+            cascade=setting.mode == "cascade",
         )
         self.findings += diagnostics.find_violations(rows)
         self.findings += diagnostics.find_stronger_rivals(
-            rows, clean_correct=self.clean_correct, epsilon=self.epsilon
+            rows, clean_correct=self.clean_correct, epsilon=setting.epsilon
         )
         self.findings += diagnostics.find_too_few_classes(
-            bounded, num_classes=self.num_classes
+            bounded, num_classes=setting.num_classes
         )
         few = slice(diagnostics.NUM_FOR_RANDOMNESS)
         randomness = diagnostics.measure_randomness(
-            self.logits_fn, self.examples.images[few], labels[few], self.key
+            setting.logits_fn, examples.images[few], examples.labels[few], setting.key
         )
         self.findings += diagnostics.find_randomness(bounded, randomness)
 
