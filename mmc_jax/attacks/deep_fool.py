@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +19,10 @@ from mmc_jax.attacks.projections import per_pixel, unit_vector
 from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
-_NORMS = ("linf", "l2")
+_DIRECTION: dict[str, Callable[[Array], Array]] = {
+    "linf": jnp.sign,
+    "l2": partial(unit_vector, order=2),
+}
 # Steps are clipped to the box: a longer one goes to a corner as well.
 _FAR = 1e30
 
@@ -82,7 +86,7 @@ def deep_fool(
     Fool Deep Neural Networks", algorithm 2 and equation 11.
     """
     checks.check_no_targets("deep_fool", targets)
-    checks.check_choice("norm", norm, _NORMS)
+    checks.check_choice("norm", norm, tuple(_DIRECTION))
     checks.check_count("num_candidates", num_candidates)
     checks.check_count("num_eot_samples", num_eot_samples)
     return enter(
@@ -165,6 +169,5 @@ def _attack(
 def _way(values: Array, normals: Array, norm: str) -> Array:
     """Return the shortest way to the closest hyperplane, `[batch, size]`."""
     distance, value, normal = boundaries.closest(values, normals, norm=norm)
-    directions = {"linf": jnp.sign, "l2": partial(unit_vector, order=2)}
     length = jnp.where(jnp.isfinite(distance), jnp.minimum(distance, _FAR), 0.0)
-    return -(jnp.sign(value) * length)[:, None] * directions[norm](normal)
+    return -(jnp.sign(value) * length)[:, None] * _DIRECTION[norm](normal)

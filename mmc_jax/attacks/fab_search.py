@@ -23,6 +23,8 @@ from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array
 
 _NUM_STEPS = 3
+# Of the largest logit: what two programs may differ by.
+_ROUNDING = 16 * 2.0**-23
 
 
 class _Bracket(NamedTuple):
@@ -82,7 +84,7 @@ def _search(setting: Setting, given: Given, number: Array, state: _Bracket) -> _
     numbers = jnp.full(points.shape[0], number)
     keys = fold(given.keys, SEARCH, numbers, numbers)
     logits = logits_pass(problem, points, keys)
-    wrong = boundaries.is_wrong(logits, given.labels)
+    wrong = _is_clearly_wrong(logits, given.labels)
     hit, miss = state.is_active & wrong, state.is_active & ~wrong
     distance = jnp.where(
         hit, distance_from_clean(setting, given, points), state.distance
@@ -95,3 +97,12 @@ def _search(setting: Setting, given: Given, number: Array, state: _Bracket) -> _
         distance=distance,
         is_active=state.is_active & goes_on(setting, given, distance),
     )
+
+
+def _is_clearly_wrong(logits: Array, labels: Array) -> Array:
+    """Return where the class is not the label, by more than rounding."""
+    # On a straight stretch the search lands on the boundary itself, where the next
+    # program to run the model may see the other class.
+    is_label = labels[:, None] == jnp.arange(logits.shape[1])[None, :]
+    doubt = _ROUNDING * jnp.max(jnp.abs(logits), axis=1, keepdims=True)
+    return boundaries.is_wrong(jnp.where(is_label, logits + doubt, logits), labels)

@@ -112,8 +112,8 @@ def _advance(setting: Setting, given: Given, state: State) -> State:
     aims = jnp.take_along_axis(given.aims, set_number[:, None, None], axis=1)[:, 0].T
     keys = fold(given.keys, GRADIENT, state.run, state.step)
     logits, values, normals = boundaries.linearise(problem, state.points, keys, aims)
-    judged, has_moved = _judge(setting, given, state, logits)
-    steps = judged.is_active & ~has_moved
+    judged, moves, ends = _judge(setting, given, state, logits)
+    steps = judged.is_active & ~moves
     stepped = _step(setting, given, state.points, values, normals)
     state = judged._replace(
         points=jnp.where(per_pixel(steps), stepped, judged.points),
@@ -127,20 +127,27 @@ def _advance(setting: Setting, given: Given, state: State) -> State:
     if isinstance(setting.logits_fn, StochasticLogitsFn):
         # Samples must not depend on what other examples do.
         pays = jnp.bool_(True)
-    return if_needed(
+    state, _, ends_too = if_needed(
         pays,
         lambda keys: _judge(
             setting, given, state, logits_pass(problem, state.points, keys)
-        )[0],
+        ),
         fold(given.keys, VERDICT, state.run, state.step),
-        state,
+        (state, steps, jnp.zeros_like(ends)),
     )
+    return _start_anew(setting, given, state, (ends | ends_too) & state.is_active)
 
 
 def _judge(
     setting: Setting, given: Given, state: State, logits: Array
-) -> tuple[State, Array]:
-    """Take note of the logits at the points; also return which of them moved on."""
+) -> tuple[State, Array, Array]:
+    """Take note of the logits at the points.
+
+    Returns:
+      The state, where successes have stepped back; and bool `[batch]` twice: whether
+      these logits were news that leave no step to take from here, and whether they
+      ended the run.
+    """
     heard = state.is_unjudged & state.is_active
     hit = heard & boundaries.is_wrong(logits, given.labels)
     distance = distance_from_clean(setting, given, state.points)
@@ -164,7 +171,7 @@ def _judge(
         run=run,
         is_active=is_active,
     )
-    return _start_anew(setting, given, state, ends & is_active), hit | ends
+    return state, hit | ends, ends
 
 
 def _start_anew(setting: Setting, given: Given, state: State, starts: Array) -> State:
@@ -179,7 +186,7 @@ def _start_anew(setting: Setting, given: Given, state: State, starts: Array) -> 
             lambda key: _DRAW[setting.norm](key, given.images.shape[1:])
         )
         radius = jnp.minimum(state.distance, given.epsilon)
-        width = setting.bounds[1] - setting.bounds[0]
+        width = jnp.subtract(setting.bounds[1], setting.bounds[0])
         radius = jnp.where(
             jnp.isfinite(radius), radius, _DEFAULT_RADIUS[setting.norm] * width
         )
