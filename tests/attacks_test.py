@@ -90,7 +90,6 @@ CASES = {
         strength="overshoot",
         chooses_targets=True,
         is_minimum_norm=True,
-        is_random=True,
     ),
     "deep_fool": Case(
         "deep_fool",
@@ -445,7 +444,9 @@ def test_a_constant_added_to_the_logits_changes_nothing(model_case, shift):
     shifted = matrix(shift=jnp.float32(shift))
     assert bool(jnp.all(shifted(IMAGES) * shift > 0))
     adv_images = model_case(shifted, keys(), IMAGES, LABELS)
-    np.testing.assert_allclose(adv_images, expected, rtol=0, atol=1e-5)
+    # Adam and bisection carry a rounding of the logits further than single steps do.
+    tolerance = 1e-4 if model_case.is_minimum_norm else 1e-5
+    np.testing.assert_allclose(adv_images, expected, rtol=0, atol=tolerance)
 
 
 def test_an_image_that_the_model_cannot_judge_comes_back_as_it_was(model_case):
