@@ -47,6 +47,9 @@ CASES = [
         "elastic_net",
         dict(num_steps=20, num_binary_search_steps=2, abort_early=False),
     ),
+    Case("deep_fool", dict(num_steps=4, num_candidates=3)),
+    Case("fab", dict(num_steps=4, num_restarts=2)),
+    Case("fab_targeted", dict(num_steps=4, num_targets=3, epsilon=0.1)),
     Case("fgsm", dict(epsilon=0.1)),
     Case("gaussian_noise", {}),
     Case("mim", dict(epsilon=0.1, num_steps=3, num_restarts=2, random_start=True)),
@@ -114,13 +117,22 @@ def _complete(case: Case) -> dict[str, Any]:
 
 def test_every_attack_has_a_formula_and_a_case():
     assert set(PASSES) == set(attacks.ATTACKS)
-    assert {case.name for case in CASES} == set(attacks.ATTACKS)
+    # AutoAttack's is the sum of its parts'.
+    assert {case.name for case in CASES} == {*attacks.ATTACKS} - {"auto_attack"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_the_formula_is_what_is_spent(case):
     expected = passes_per_survivor(case.name, _complete(case), num_classes=NUM_CLASSES)
     assert Counter().count(case) == expected
+
+
+def test_auto_attack_costs_its_parts():
+    given = dict(version="standard", norm="linf")
+    spent = passes_per_survivor("auto_attack", given, num_classes=10)
+    # APGD-CE, APGD-T and FAB-T over 9 targets, Square; 5 looks at images.
+    forward = 101 + (1 + 9 * 101) + (1 + 9 * 101) + 5001 + 5
+    assert spent == Passes(forward, 100 + 900 + 900)
 
 
 def test_every_sample_of_a_randomised_model_is_spent():

@@ -76,6 +76,25 @@ def _const_search(given: Hyperparameters, num_classes: int) -> Passes:
     return Passes(gradients, gradients)
 
 
+def _fab(given: Hyperparameters, num_classes: int) -> Passes:
+    """Walk along the boundaries to all classes; as `_fab_targeted` otherwise."""
+    steps, runs = int(given["num_steps"]), int(given["num_restarts"])
+    return Passes(1 + runs * (steps + 1), runs * steps * (num_classes - 1))
+
+
+def _fab_targeted(given: Hyperparameters, num_classes: int) -> Passes:
+    """Count an image that no step misclassifies; one that does may cost a pass more."""
+    steps = int(given["num_steps"])
+    runs = int(given["num_restarts"]) * _num_targets(given, num_classes)
+    return Passes(1 + runs * (steps + 1), runs * steps)
+
+
+def _deep_fool(given: Hyperparameters, num_classes: int) -> Passes:
+    steps = int(given["num_steps"])
+    candidates = min(int(given["num_candidates"]), num_classes - 1)
+    return Passes(1 + 2 * steps, steps * candidates)
+
+
 def _auto_attack(given: Hyperparameters, num_classes: int) -> Passes:
     """All parts, and a look at the clean image and at what each part returned."""
     parts = auto_attack_parts(
@@ -101,7 +120,10 @@ PASSES: dict[str, Callable[[Hyperparameters, int], Passes]] = {
     "auto_attack": _auto_attack,
     "bim": _descent,
     "carlini_wagner": _const_search,
+    "deep_fool": _deep_fool,
     "elastic_net": _const_search,
+    "fab": _fab,
+    "fab_targeted": _fab_targeted,
     "fgsm": _one_gradient,
     "gaussian_noise": _no_model,
     "mim": _descent,
