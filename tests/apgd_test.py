@@ -90,15 +90,15 @@ def test_the_step_is_halved_where_the_paper_says():
 def test_a_halved_step_leaves_from_the_best_point_with_its_gradient():
     ball = _one_pixel_ball(1)
     objectives = np.full((24, 1), 5.0, np.float32)
-    objectives[3] = 1.0
+    objectives[4] = 1.0
     states = _follow(auto_step, ball, objectives, 100)
-    best = states[3].images
+    best = states[4].images
     after = states[24]
     assert float(after.best_objective[0]) == 1.0
     np.testing.assert_array_equal(after.best_images, best)
-    # The gradient at step 3 was -1, and the step is 0.25; the momentum adds the way
-    # from x_22 to the best point.
-    plain = jnp.clip(best + 0.25, 0.25, 0.75)
+    # The gradient at step 4 was 1, at step 23 it is -1, and the step is 0.25; the
+    # momentum adds the way from x_22 to the best point.
+    plain = jnp.clip(best - 0.25, 0.25, 0.75)
     expected = best + 0.75 * (plain - best) + 0.25 * (best - states[22].images)
     np.testing.assert_allclose(after.images, jnp.clip(expected, 0.25, 0.75), atol=1e-6)
     np.testing.assert_array_equal(after.previous, best)
