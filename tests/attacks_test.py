@@ -83,14 +83,6 @@ CASES = {
         norm="l2",
         chooses_targets=True,
     ),
-    "fab_closest": Case(
-        "fab",
-        dict(num_steps=5, num_restarts=2, norm="l2"),
-        norm="l2",
-        strength="overshoot",
-        chooses_targets=True,
-        is_minimum_norm=True,
-    ),
     "deep_fool": Case(
         "deep_fool",
         dict(num_steps=5, overshoot=0.02, norm="linf"),

@@ -9,17 +9,26 @@ Use them where a distance is wanted rather than an answer for one radius, and be
 gradient descent: the walk follows where the boundary is, not how steep a loss is, so
 it is not misled by logits of unlike scales. A gradient of exactly zero stops it.
 
-Cost for one image that is never adversarial within epsilon: with N steps, R restarts, K
-classes, T targets, and A steps that end adversarial outside the ball,
+Cost for one image that is not adversarial within epsilon: M walks (restarts, for
+`fab_targeted` times targets) of N steps past L boundaries (K - 1 of K classes, or 1)
+take
 
-- `fab`: at most R (2 N + 1) + 4 forward and R (N + 1) (K - 1) + A (K - 1) backward
-  passes, and in either count fewer by those that the other saves;
-- `fab_targeted`: the same with T for R (K - 1).
+    M (N + 1) + 1 + S + U + 3 forward and L (M N + U) backward passes,
 
-How they differ from the code that AutoAttack runs, which takes two forward passes a
-step: they follow the paper's three steps of search between the adversarial and the
-clean image at the end, which that code has not; and one forward pass serves both to
-judge a step and to take the next one, unless a success is likely.
+where S steps follow a success (outside the ball, that is), and U successes follow none.
+The 3 are the search, where there is something to search for. AutoAttack's code takes 2
+forward passes a step.
+
+How they differ from that code: they end with the paper's three steps of search between
+the adversarial and the clean image, which bring some images into the ball that the
+walk left just outside; and restarts start at half the smaller of epsilon and the
+smallest distance found so far, as in the paper. From the paper: an image is done with
+the first success within epsilon, and the search takes nothing for a success that
+rounding might undo.
+
+What `fab` chooses as the closest boundary is that without regard to the box, as in the
+paper. Where pixels lie at their limits another one may be closer: `fab_targeted`, which
+does not choose, is then nearer, and cheaper too.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ def search_back(
         given,
         is_active=lambda state: state.is_active,
         num_steps=_NUM_STEPS,
+        # So few passes are not worth compiling for several sizes.
+        drop=False,
     )
     return found.outer, found.distance
 
