@@ -16,7 +16,7 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 - `fab`: fab, fab_targeted, by `fab_setting`, `fab_walk` and `fab_search`; `deep_fool`;
   both by `boundaries` and `hyperplanes`.
 - `gradient_sign`: fgsm, bim, pgd, mim; `transforms`: gaussian_noise, rotation.
-- `square`, by `random_search` and `windows`; `spsa`, by `estimates`.
+- from scores alone: `square`, by `random_search` and `windows`; `spsa`, by `estimates`.
 - `const_search`: the engine of `carlini_wagner` and `elastic_net`; `auto_attack`.
 - `targets`: random targets; `rescaling`: logits with a temperature, or centered;
   `binding`: attacks as plain data; `costs`: in passes.

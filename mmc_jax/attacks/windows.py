@@ -6,6 +6,10 @@ a proposal is a few elementwise operations: nothing is sliced, gathered or scatt
 
 `images` are the clean images `[batch, height, width, channels]`, `current` the best
 candidates so far, `corners` int32 `[batch, 2]` (row, column), `signs` +1 or -1.
+
+Inside, images are `[batch, height, width * channels]`, since few channels in the
+innermost place cost XLA on CPU ten times as much; what is one number a channel is
+repeated along the width.
 """
 
 from __future__ import annotations
@@ -91,8 +95,9 @@ def paint(
     Returns:
       Candidates like `current`.
     """
-    color = jnp.where(signs[:, None, None, :], high, low)
-    return jnp.where(_window(current.shape, corners, side), color, current)
+    filled = _window(current.shape, corners, side)
+    color = jnp.where(_along_width(signs, current.shape), _flat(high), _flat(low))
+    return jnp.where(filled, color, _flat(current)).reshape(current.shape)
 
 
 def stripes(low: Array, high: Array, signs: Array) -> Array:
@@ -143,20 +148,21 @@ def move_mass(
     Returns:
       Candidates like `current`.
     """
-    filled = _window(images.shape, moves.filled, side)
-    emptied = _window(images.shape, moves.emptied, side)
-    nu = current - images
-    budget = per_pixel(epsilon) ** order
-    spent = jnp.sum(_mass(nu, order), axis=3, keepdims=True)
-    unspent = jnp.maximum(budget - spent, 0.0) / images.shape[-1]
-    inside = jnp.where(filled, nu, 0.0)
-    freed = _mass(jnp.where(filled | emptied, nu, 0.0), order)
-    bumps = jnp.where(filled, _bumps(images.shape, moves, side), 0.0)
-    temp = moves.signs[:, None, None, :] * _normalized(bumps, order)
-    temp = _normalized(temp + _normalized(inside, order), order)
-    available = _root(freed + unspent, order)
-    moved = jnp.where(filled, available * temp, jnp.where(emptied, 0.0, nu))
-    return jnp.clip(add_rounding_inward(images, moved), *bounds)
+    shape, flat = images.shape, _flat(images)
+    filled = _window(shape, moves.filled, side)
+    emptied = _window(shape, moves.emptied, side)
+    nu = _flat(current) - flat
+    budget = epsilon[:, None] ** order
+    spent = jnp.sum(_mass(nu, shape, order), axis=1, keepdims=True)
+    unspent = jnp.maximum(budget - spent, 0.0) / shape[3]
+    freed = _mass(jnp.where(filled | emptied, nu, 0.0), shape, order)
+    available = _along_width(_root(freed + unspent, order), shape)
+    bumps = jnp.where(filled, _bumps(shape, moves, side), 0.0)
+    temp = _along_width(moves.signs, shape) * _normalized(bumps, shape, order)
+    temp += _normalized(jnp.where(filled, nu, 0.0), shape, order)
+    temp = available * _normalized(temp, shape, order)
+    moved = jnp.where(filled, temp, jnp.where(emptied, 0.0, nu))
+    return jnp.clip(add_rounding_inward(flat, moved), *bounds).reshape(shape)
 
 
 def grid_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -194,35 +200,33 @@ def tiles(
     """
     side, rows, columns = grid_shape(images.shape[1:])
     tile = _tile(side)
-    margins = [
-        ((size - side * number) // 2, -(-(size - side * number) // 2))
-        for size, number in zip(images.shape[1:3], (rows, columns), strict=True)
-    ]
+    spare = images.shape[1] - side * rows, images.shape[2] - side * columns
+    margins = [(size // 2, size - size // 2) for size in spare]
     one = jnp.where(transposed[:, :, None, :, None], tile.T[:, None, :], tile[:, None])
     pattern = one[..., None] * signs[:, :, None, :, None, :]
     pattern = pattern.reshape(-1, rows * side, columns * side, images.shape[-1])
     delta = jnp.pad(pattern, [(0, 0), *margins, (0, 0)])
-    length = _root(jnp.sum(_mass(delta, order), axis=3, keepdims=True), order)
-    delta = per_pixel(epsilon) * (delta / length)
+    mass = jnp.sum(_mass(_flat(delta), images.shape, order), axis=1)
+    delta *= per_pixel(epsilon / _root(mass, order))
     return jnp.clip(add_rounding_inward(images, delta), *bounds)
 
 
 def _window(shape: tuple[int, ...], corners: Array, side: Array) -> Array:
-    """Return the mask `[batch, height, width, 1]` of each example's window."""
+    """Return the mask `[batch, height, width * channels]` of each example's window."""
     rows, columns = _offsets(shape, corners)
     rows, columns = ((line >= 0) & (line < side) for line in (rows, columns))
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def _offsets(shape: tuple[int, ...], corners: Array) -> tuple[Array, Array]:
-    """Return `[batch, height]` and `[batch, width]` coordinates from the corner on."""
+    """Return coordinates from the corner on, of rows and of columns * channels."""
+    columns = np.repeat(np.arange(shape[2]), shape[3])
     rows = jnp.arange(shape[1])[None, :] - corners[:, :1]
-    columns = jnp.arange(shape[2])[None, :] - corners[:, 1:]
-    return rows, columns
+    return rows, jnp.asarray(columns)[None, :] - corners[:, 1:]
 
 
 def _bumps(shape: tuple[int, ...], moves: Moves, side: Array) -> Array:
-    """Return eta `[batch, height, width, 1]`, right inside the filled window only.
+    """Return eta, alike in all channels, and right inside the filled window only.
 
     eta is a positive bump of half the window beside a negative one. A bump is
     sum_(k=0)^M 1 / (n + 1 - k)^2 with n = side // 2 and M = n - the distance from its
@@ -236,7 +240,7 @@ def _bumps(shape: tuple[int, ...], moves: Moves, side: Array) -> Array:
     column_heights, column_signs = _lines(sums, columns, side, transposed)
     taken = jnp.maximum(row_heights[:, :, None], column_heights[:, None, :])
     signs = row_signs[:, :, None] * column_signs[:, None, :]
-    return (signs * (sums[side // 2 + 1] - taken))[..., None]
+    return signs * (sums[side // 2 + 1] - taken)
 
 
 def _lines(
@@ -269,19 +273,26 @@ def _inverse_squares(length: int) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(terms)]).astype(np.float32)
 
 
-def _normalized(values: Array, order: int) -> Array:
-    values = jax.lax.optimization_barrier(values)
-    length = _root(_mass(values, order), order)
-    return values * (1 / jnp.where(length > 0, length, 1.0))
+def _flat(images: Array) -> Array:
+    return images.reshape(*images.shape[:2], -1)
 
 
-def _mass(values: Array, order: int) -> Array:
-    """Return the norms, to the power of their order, of every channel."""
-    powers = jnp.abs(values) if order == 1 else values**2
-    # XLA on CPU computes what it sums over one number at a time, masks and all, unless
-    # it is there already.
-    powers = jax.lax.optimization_barrier(powers)
-    return jnp.sum(powers, axis=(1, 2), keepdims=True)
+def _along_width(values: Array, shape: tuple[int, ...]) -> Array:
+    """Repeat `[batch, channels]` as `[batch, 1, width * channels]`."""
+    return jnp.tile(values, (1, shape[2]))[:, None, :]
+
+
+def _normalized(values: Array, shape: tuple[int, ...], order: int) -> Array:
+    """Divide every channel by its norm; a zero one stays zero."""
+    length = _root(_mass(values, shape, order), order)
+    return values * _along_width(1 / jnp.where(length > 0, length, 1.0), shape)
+
+
+def _mass(values: Array, shape: tuple[int, ...], order: int) -> Array:
+    """Return the norms `[batch, channels]`, to the power of their order."""
+    # XLA on CPU would compute what it sums over one number at a time, masks and all.
+    powers = jax.lax.optimization_barrier(jnp.abs(values) ** order)
+    return jnp.sum(jnp.sum(powers, axis=1).reshape(-1, *shape[2:]), axis=1)
 
 
 def _root(mass: Array, order: int) -> Array:
