@@ -141,6 +141,15 @@ def test_wherever_it_is_cut_it_goes_on(reference, journal_of_all, tmp_path, atta
         assert path.read_bytes().count(b"\n") == len(ends)
 
 
+def test_what_was_cut_short_is_gone_for_good(journal_of_all, tmp_path, attacked):
+    path = tmp_path / "journal"
+    path.write_bytes(journal_of_all[:-20])
+    _evaluate(path)
+    assert len(attacked) == 1
+    _evaluate(path)
+    assert len(attacked) == 1
+
+
 def test_a_killed_evaluation_ends_the_same(reference, tmp_path):
     journal, out = tmp_path / "journal", tmp_path / "out.npz"
     script = (
