@@ -23,6 +23,7 @@ import numpy as np
 from mmc_jax import attacks
 from mmc_jax.evaluate import robust_accuracy
 from mmc_jax.evaluate.verdict import check_postconditions, judge_logits
+from mmc_jax.types import LogitsFn
 
 _UNBOUNDED = 1.0
 
@@ -57,52 +58,54 @@ def _run_ours(piece: cells.Piece) -> dict[str, Any]:
     images, labels = _images(piece)
     ids = np.arange(piece.first, piece.last)
     logits_fn = _mnist_models.load(cell.model).logits_fn
-    rows, key = _our_rows(cell), jax.random.key(piece.seed)
     if cell.epsilon is None:
-        spec = dict(rows[cell.row])
-        attack = _unbounded_attack(spec.pop("name"), spec)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(ids))
-        with jax.default_matmul_precision("highest"):
-            found = np.asarray(
-                attack(logits_fn, keys, jnp.asarray(images), jnp.asarray(labels))
-            )
-        clean, correct = (
-            judge_logits(logits_fn, judged, keys).argmax(1) == labels
-            for judged in (images, found)
-        )
-        return {
-            "settings": spec,
-            "clean": _bits(clean),
-            **_distances(found, images, correct),
-        }
+        return _find_distances(piece, logits_fn, images, labels, ids)
     record = robust_accuracy(
         logits_fn,
         images,
         labels,
-        rows,
-        key,
+        _our_rows(cell),
+        jax.random.key(piece.seed),
         norm=cell.norm,
         epsilon=cell.epsilon,
         example_ids=ids,
         batch_size=cell.piece,
     ).to_dict()
-    bits = record["per_example"]
+    rows = record["rows"]
+    renamed = {"num_attacked": "attacked", "num_broken": "broken", "seconds": "seconds"}
     return {
-        "settings": {
-            name: row["hyperparameters"] for name, row in record["rows"].items()
-        },
-        "clean": bits["clean"],
-        "correct": bits["worst_case"],
+        "settings": {name: row["hyperparameters"] for name, row in rows.items()},
+        "clean": record["per_example"]["clean"],
+        "correct": record["per_example"]["worst_case"],
         "parts": {
-            name: {
-                "attacked": row["num_attacked"],
-                "broken": row["num_broken"],
-                "seconds": row["seconds"],
-            }
-            for name, row in record["rows"].items()
+            name: {ours: row[theirs] for theirs, ours in renamed.items()}
+            for name, row in rows.items()
         },
         "findings": record["findings"],
     }
+
+
+def _find_distances(
+    piece: cells.Piece,
+    logits_fn: LogitsFn,
+    images: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray,
+) -> dict[str, Any]:
+    spec = dict(cells.ROWS[piece.cell.row].ours)
+    attack = _unbounded_attack(spec.pop("name"), spec)
+    key = jax.random.key(piece.seed)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(ids))
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(
+            attack(logits_fn, keys, jnp.asarray(images), jnp.asarray(labels))
+        )
+    clean, correct = (
+        judge_logits(logits_fn, judged, keys).argmax(1) == labels
+        for judged in (images, found)
+    )
+    distances = _distances(found, images, correct)
+    return {"settings": spec, "clean": _bits(clean), **distances}
 
 
 def _unbounded_attack(name: str, spec: dict[str, Any]) -> attacks.BoundAttack:
@@ -122,45 +125,43 @@ def _twin(model: str, shift: float) -> Any:
 def _run_peer(piece: cells.Piece) -> dict[str, Any]:
     cell = piece.cell
     single = cell.row != cells.AUTO_ATTACK
-    parts = (
-        {cell.row: cells.peer_of(cell)} if single else dict(_peer_attacks.AUTO_ATTACK)
-    )
+    parts = {cell.row: cells.peer_of(cell)} if single else _peer_attacks.AUTO_ATTACK
     images, labels = _images(piece)
     left = _peer_correct(cell.model, images, labels)[0]
-    clean, adv_images, disagreements = left.copy(), images.copy(), 0
-    report = {}
+    outcome = {"clean": _bits(left), "disagreements": 0, "parts": {}}
+    adv_images = images.copy()
     for name, peer in parts.items():
         # A single attack gets every image, as a user would run it.
         chosen = np.arange(len(images)) if single else np.flatnonzero(left)
         started = time.perf_counter()
         if len(chosen):
-            found = _attack(peer, piece, images[chosen], labels[chosen])
-            correct, other = _peer_correct(
-                cell.model, found, labels[chosen], peer.shift
-            )
-            if cell.epsilon is not None:
-                inside = _holds(found, images[chosen], cell.norm, cell.epsilon)
-                correct |= ~inside
-                other |= ~inside
-            disagreements += int((correct != other).sum())
+            given = images[chosen], labels[chosen]
+            adv_images[chosen] = found = _attack(peer, piece, *given)
+            correct, other = _judge_peer(cell, found, *given, peer.shift)
+            outcome["disagreements"] += int((correct != other).sum())
             left[chosen] &= correct
-            adv_images[chosen] = found
-        report[name] = {
+        outcome["parts"][name] = {
             "attacked": len(chosen),
             "broken": len(chosen) - int(left[chosen].sum()),
             "seconds": time.perf_counter() - started,
             "settings": peer.settings,
             "shift": peer.shift,
         }
-    outcome = {
-        "clean": _bits(clean),
-        "correct": _bits(left),
-        "parts": report,
-        "disagreements": disagreements,
-    }
+    outcome["correct"] = _bits(left)
     if cell.epsilon is None:
         outcome |= _distances(adv_images, images, left)
     return outcome
+
+
+def _judge_peer(cell, adv_images, images, labels, shift):
+    """Return what survives as torch, and as JAX, sees it; `[num]` each."""
+    correct, other = _peer_correct(cell.model, adv_images, labels, shift)
+    if cell.epsilon is None:
+        return correct, other
+    found = check_postconditions(
+        adv_images, images, norm=cell.norm, epsilon=cell.epsilon, bounds=(0.0, 1.0)
+    )
+    return correct | ~found.hold, other | ~found.hold
 
 
 def _attack(peer, piece, images, labels):
@@ -185,13 +186,6 @@ def _peer_correct(model, images, labels, shift=0.0):
     keys = jax.random.split(jax.random.key(0), len(images))
     ours = judge_logits(victim.logits_fn, images, keys)
     return logits.argmax(1) == labels, ours.argmax(1) == labels
-
-
-def _holds(adv_images, images, norm, epsilon):
-    found = check_postconditions(
-        adv_images, images, norm=norm, epsilon=epsilon, bounds=(0.0, 1.0)
-    )
-    return found.hold
 
 
 def _distances(adv_images, images, correct) -> dict[str, Any]:

@@ -128,6 +128,35 @@ def main() -> None:
 def _time_whole(victim: _mnist_models.Victim, pairs: int) -> dict[str, Any]:
     images, labels = (array[:_NUM_WHOLE] for array in _mnist_models.test_set())
     left: dict[str, int] = {}
+    contenders = _whole_contenders(victim, images, labels, left)
+    start = time.perf_counter()
+    contenders[_OURS]()
+    first = time.perf_counter() - start
+    seconds = _timing.interleaved(contenders, pairs=pairs)
+    compiling = first - float(np.median(seconds[_OURS]))
+    title = f"AutoAttack standard, {victim.model}, linf {_EPSILON}, {_NUM_WHOLE} images"
+    print(f"\n{title}; left: {left}; compilation {compiling:.1f} s\n{_timing.HEADER}")
+    rows = []
+    if _PEER in seconds:
+        rows = [_timing.compare(seconds, _OURS, _PEER, bar=_WHOLE_BAR)]
+        print(_timing.format_row(rows[0]))
+    return {
+        "case": title,
+        "left": left,
+        "compilation_seconds": compiling,
+        "pairs": pairs,
+        "rows": rows,
+        "seconds": seconds,
+    }
+
+
+def _whole_contenders(
+    victim: _mnist_models.Victim,
+    images: np.ndarray,
+    labels: np.ndarray,
+    left: dict[str, int],
+) -> dict[str, Callable[[], None]]:
+    """Return what is timed; each puts into `left` how many images it leaves."""
 
     def ours() -> None:
         record = robust_accuracy(
@@ -142,35 +171,14 @@ def _time_whole(victim: _mnist_models.Victim, pairs: int) -> dict[str, Any]:
         )
         left[_OURS] = record.worst_case.count
 
-    contenders: dict[str, Callable[[], None]] = {_OURS: ours}
-    if _PEER in _peer_attacks.installed():
-        twin = _peers.make_twin(victim)
+    if _PEER not in _peer_attacks.installed():
+        return {_OURS: ours}
+    twin = _peers.make_twin(victim)
 
-        def theirs() -> None:
-            left[_PEER] = _peer_cascade(twin, images, labels)
+    def theirs() -> None:
+        left[_PEER] = _peer_cascade(twin, images, labels)
 
-        contenders[_PEER] = theirs
-    start = time.perf_counter()
-    ours()
-    first = time.perf_counter() - start
-    seconds = _timing.interleaved(contenders, pairs=pairs)
-    compiling = first - float(np.median(seconds[_OURS]))
-    title = (
-        f"AutoAttack standard, {victim.model}, linf {_EPSILON}, {len(images)} images"
-    )
-    print(f"\n{title}; left: {left}; compilation {compiling:.1f} s\n{_timing.HEADER}")
-    rows = []
-    if _PEER in seconds:
-        rows = [_timing.compare(seconds, _OURS, _PEER, bar=_WHOLE_BAR)]
-        print(_timing.format_row(rows[0]))
-    return {
-        "case": title,
-        "left": left,
-        "compilation_seconds": compiling,
-        "pairs": pairs,
-        "rows": rows,
-        "seconds": seconds,
-    }
+    return {_OURS: ours, _PEER: theirs}
 
 
 def _peer_cascade(twin: Any, images: np.ndarray, labels: np.ndarray) -> int:
