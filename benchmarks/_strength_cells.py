@@ -110,7 +110,10 @@ class Cell:
     @property
     def piece(self) -> int:
         """How many images are attacked at once."""
-        return ROWS[self.row].piece if self.row in ROWS else PIECE
+        if self.row in ROWS:
+            return ROWS[self.row].piece
+        # Most images live to the last query.
+        return SLOW_PIECE if _mnist_models.is_adversarial(self.model) else PIECE
 
     def path(self, out: pathlib.Path) -> pathlib.Path:
         """Return where the cell is stored."""
@@ -141,10 +144,13 @@ def read(cell: Cell, out: pathlib.Path) -> dict[str, Any]:
 
 
 def is_done(piece: Piece, out: pathlib.Path) -> bool:
-    """Tell whether a piece is stored."""
-    place = (piece.seed, piece.first)
-    pieces = read(piece.cell, out)["pieces"]
-    return any((found["seed"], found["first"]) == place for found in pieces)
+    """Tell whether a piece's images are stored, in this piece or in a larger one."""
+    return any(
+        found["seed"] == piece.seed
+        and found["first"] <= piece.first
+        and piece.last <= found["last"]
+        for found in read(piece.cell, out)["pieces"]
+    )
 
 
 def store(piece: Piece, found: dict[str, Any], out: pathlib.Path) -> None:
