@@ -238,10 +238,14 @@ def test_a_plain_model_passes_the_battery_with_the_curves_of_the_closed_form():
         16 * 4 * 0.02, rel=1e-3
     )
     json.dumps(battery.to_dict(), allow_nan=False)
-    other = _battery(_linear, norm="l2", epsilon=0.04)
-    assert other.epsilon_curve.positions[-1] == pytest.approx(2.0)
-    expected = [int((margins > 2 * e).sum()) for e in other.epsilon_curve.positions]
-    assert list(other.epsilon_curve.counts) == expected
+
+
+def test_the_battery_in_l2_ends_where_the_ball_holds_the_box():
+    images, _ = _data()
+    battery = _battery(_linear, norm="l2", epsilon=0.1, step_counts=(16,))
+    assert battery.epsilon_curve.positions[-1] == pytest.approx(2.0)
+    margins = np.abs((images - 0.5).sum(axis=(1, 2, 3)))
+    assert battery.step_curve.counts == (int((margins > 0.2).sum()),)
 
 
 def _rounded(images):
@@ -296,8 +300,9 @@ def test_the_battery_names_bad_input(changes, message):
 
 
 def _saturated(scale, images):
-    """Two distances far apart: cross-entropy underflows in float32."""
-    return scale * _linear(images)
+    """The plain model, larger: the softmax of float32 is exactly 0 and 1."""
+    kernel = scale * jnp.tile(jnp.array([[-8.0, 8.0]]), (4, 1))
+    return (images - 0.5).reshape(len(images), 4) @ kernel
 
 
 def test_rescaled_logits_decide_alike_and_bring_the_gradient_back():
@@ -354,5 +359,6 @@ def test_rescaling_keeps_a_randomised_model_randomised():
     keys = jax.random.split(jax.random.key(0), NUM)
     tempered = attacks.make_tempered_logits_fn(model, 4.0)
     assert isinstance(tempered, StochasticLogitsFn)
-    first = tempered(images, keys)
-    np.testing.assert_allclose(first, model(images, keys) / 4, rtol=1e-6)
+    again = jax.random.split(jax.random.key(0), NUM)
+    expected = model(images, again) / 4
+    np.testing.assert_allclose(tempered(images, keys), expected, rtol=1e-6)

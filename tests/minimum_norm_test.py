@@ -224,8 +224,8 @@ def test_transfer_counts_each_pair_of_models_and_finds_the_mask():
     assert plain["accuracy"]["plain"]["other"]["count"] == others
     lines = report.render_transfer(record).splitlines()
     (row,) = [line for line in lines if line.startswith("plain ")]
-    cells = [cell for cell in row.split("  ") if cell]
-    assert cells[1].startswith("0.0 [") and cells[2].strip().endswith("!1")
+    cells = [cell.strip() for cell in row.split("  ") if cell]
+    assert cells[1].startswith("0.0 [") and cells[2].endswith("!1")
     assert lines[-1].startswith("!1 black_box_stronger: plain on masked: breaks 23")
 
 

@@ -37,7 +37,7 @@ def _start(ground: Ground) -> _Walk:
 
 
 def _to_tanh(ground: Ground) -> tuple[Array, Array]:
-    low, high = ground.bounds
+    low, high = (jnp.asarray(bound) for bound in ground.bounds)
     radius = (high - low) / 2
     clean = (ground.images - low) / radius - 1
     return clean / _WIDENING, _WIDENING * radius
@@ -52,7 +52,7 @@ def _locate(ground: Ground, walk: _Walk) -> Array:
 
 
 def _measure(ground: Ground, delta: Array) -> tuple[Array, Array]:
-    squared = jnp.sum(delta**2, axis=(1, 2, 3))
+    squared = jnp.sum(jnp.square(delta), axis=(1, 2, 3))
     return squared, squared
 
 
@@ -68,9 +68,7 @@ def _move(ground: Ground, number: Array, walk: _Walk, gradient: Array) -> _Walk:
     count = number + 1.0
     step = mean / (1 - decay_mean**count)
     step /= jnp.sqrt(square / (1 - decay_square**count)) + _TINY
-    numbers = ground.numbers
-    rate = numbers["learning_rate"] * jnp.sqrt(1 - number / numbers["num_steps"])
-    return _Walk(walk.offset - rate * step, mean, square)
+    return _Walk(walk.offset - ground.numbers["learning_rate"] * step, mean, square)
 
 
 _METHOD = Method(_start, _locate, _measure, _move)
@@ -88,7 +86,7 @@ def carlini_wagner(
     initial_const: float | Array = 1e-2,
     num_binary_search_steps: int | Array = 9,
     num_steps: int | Array = 1000,
-    learning_rate: float | Array = 0.1,
+    learning_rate: float | Array = 1e-2,
     abort_early: bool = True,
     num_eot_samples: int = 1,
 ) -> Array:
@@ -108,13 +106,10 @@ def carlini_wagner(
     of its own; less where an example stalls, and one gradient in all for an example
     that is misclassified as it is.
 
-    Three things differ from the paper. tanh covers a box twice as wide as `bounds`, and
+    Two things differ from the paper. tanh covers a box twice as wide as `bounds`, and
     x' is clipped to `bounds`: in a box that ends 1e-6 beyond the pixels', as usual,
-    those on its edge (most of MNIST) spend hundreds of steps where tanh is flat. The
-    rate of Adam decays, learning_rate sqrt(1 - k / num_steps) at step k, like EAD's,
-    from 0.1 instead of 0.01 throughout. A stalled example stops by itself, not its
-    batch.
-    @@EFFECT@@
+    those on its edge (most of MNIST) spend hundreds of steps where tanh is flat. A
+    stalled example stops by itself, not its batch.
 
     Args:
       logits_fn: as in `gradient_sign`, like the arguments down to `bounds`.
@@ -129,8 +124,8 @@ def carlini_wagner(
         2020 and CleverHans.
       num_binary_search_steps: values of c, at least 1. Default 9, as in the paper.
       num_steps: gradients a value of c, at least 1. Default 1000, as in Pang et al.;
-        the paper has 10,000, and 100 come within @@SHORT@@ of 1000 here.
-      learning_rate: of Adam's first step, at least 0. Default 0.1.
+        the paper has 10,000. With 100, take a rate of 0.1.
+      learning_rate: of Adam, at least 0. Default 0.01, as in the paper.
       abort_early: let an example rest until the next c once its loss is above 0.9999
         times that of num_steps / 10 steps before. False for a fixed cost.
       num_eot_samples: samples averaged for a randomised model.

@@ -104,7 +104,6 @@ def elastic_net(
     Two things differ from the paper. It is y, clipped, that is judged, since its logits
     come with the gradient; judging x would cost a second forward pass a step. A stalled
     example stops by itself, not its batch.
-    @@EFFECT@@
 
     Args:
       logits_fn: as in `gradient_sign`, like the arguments down to `bounds`.

@@ -16,8 +16,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.attacks.checks import make_logits_pytree
@@ -157,7 +155,7 @@ def gradient_masking_battery(
         logits_fn=make_logits_pytree(logits_fn),
         images=images,
         labels=labels,
-        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images))),
+        key=key,
         norm=norm,
         bounds=bounds,
         objective=objective,
@@ -262,7 +260,7 @@ def _zero_gradient_fractions(bench: Bench, num_classes: int) -> dict[str, float]
             bench.labels,
             objective=name,
             targets=(bench.labels + 1) % num_classes if is_targeted else None,
-            key=bench.keys[0],
+            key=bench.key,
             batch_size=bench.batch_size,
         )
     return fractions

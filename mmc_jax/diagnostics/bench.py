@@ -20,6 +20,11 @@ from mmc_jax.types import Array, Attack, LogitsFn, StochasticLogitsFn
 _NOISE, _VERDICT = salt("noise"), salt("verdict")
 
 
+@jax.jit
+def _fold_positions(key, positions):
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+
+
 @functools.partial(jax.jit, static_argnames="norm")
 def _draw(keys, images, number, epsilon, bounds, norm):
     keys = fold_each(fold_each(keys, jnp.uint32(_NOISE)), number)
@@ -51,8 +56,8 @@ class Bench:
     """A pytree."""
     images: np.ndarray
     labels: np.ndarray
-    keys: Array
-    """One an image."""
+    key: Array
+    """One; the position of an image is folded into it."""
     norm: str
     bounds: tuple[float, float]
     objective: str
@@ -124,7 +129,7 @@ class Bench:
         results = []
         for (batch,), mask in data.pad_batches(index, batch_size=self.batch_size):
             result = function(
-                self.keys[batch],
+                _fold_positions(self.key, batch),
                 jnp.asarray(images[batch]),
                 jnp.asarray(self.images[batch]),
                 jnp.asarray(self.labels[batch]),

@@ -74,19 +74,22 @@ def find_unsettled_steps(curve: AccuracyCurve) -> list[Finding]:
       At most one finding of each name.
     """
     findings = []
-    accuracies, steps = np.array(curve.accuracies), curve.positions
-    rises = accuracies - np.minimum.accumulate(accuracies)
+    counts, steps = np.array(curve.counts), curve.positions
+    accuracies = curve.accuracies
+    limit = STEPS_LIMIT * curve.total
+    rises = counts - np.minimum.accumulate(counts)
     worst = int(rises.argmax())
-    if rises[worst] > STEPS_LIMIT:
-        best = int(accuracies[:worst].argmin())
+    if rises[worst] > limit:
+        best = int(counts[:worst].argmin())
         message = (
             f"{accuracies[worst]:.1%} accurate after {steps[worst]:g} steps, where"
             f" {steps[best]:g} leave {accuracies[best]:.1%}: the attack loses its way"
         )
-        numbers = {"rise": float(rises[worst]), "num_steps": steps[worst]}
+        rise = accuracies[worst] - accuracies[best]
+        numbers = {"rise": rise, "num_steps": steps[worst]}
         findings.append(Finding("more_steps_hurt", None, message, numbers))
-    fall = float(accuracies[-2] - accuracies[-1]) if len(steps) > 1 else 0.0
-    if fall > STEPS_LIMIT:
+    if len(steps) > 1 and counts[-2] - counts[-1] > limit:
+        fall = accuracies[-2] - accuracies[-1]
         message = (
             f"accuracy still falls by {100 * fall:.1f} points from {steps[-2]:g} to"
             f" {steps[-1]:g} steps: the attack has not converged, give it more"
