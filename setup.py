@@ -35,6 +35,9 @@ _REQUIRED = [
 ]
 
 _TEST = [
+    # Frameworks whose models ATTACKS.md attacks.
+    "dm-haiku>=0.0.17",
+    "equinox>=0.13.8",
     "mypy>=2.4",
     "pytest>=9.2",
     "pytest-xdist>=3.8",

@@ -380,15 +380,15 @@ def test_runs_no_pass_in_vain(attack, hyperparameters, forward, backward):
 
 
 def test_targets_are_tried_on_survivors_only():
-    images = jnp.tile(NOISE[:1], (16, 1, 1, 1))
-    labels = jnp.where(jnp.arange(16) < 8, LABELS[0], (LABELS[0] + 1) % 5)
+    images = jnp.tile(NOISE[:1], (32, 1, 1, 1))
+    labels = jnp.where(jnp.arange(32) < 16, LABELS[0], (LABELS[0] + 1) % 5)
     num_passes.clear()
     logits_fn = Partial(counted_logits, KERNEL)
     more = dict(epsilon=1e-4, num_steps=7, num_targets=2)
     apgd_targeted(logits_fn, jax.random.key(0), images, labels, **more)
     jax.effects_barrier()
-    # All of them once; then 8 through two walks.
-    assert num_passes["images"] == 16 + 2 * 8 * 8
+    # All of them once; then 16 through two walks.
+    assert num_passes["images"] == 32 + 2 * 16 * 8
 
 
 # --- randomness -----------------------------------------------------------------------

@@ -136,14 +136,25 @@ CASES = {
     ),
     "carlini_wagner": Case(
         "carlini_wagner",
-        dict(num_binary_search_steps=4, num_steps=40, confidence=0.1),
+        dict(
+            num_binary_search_steps=4,
+            num_steps=40,
+            learning_rate=0.1,
+            confidence=0.1,
+        ),
         strength="confidence",
         norm="l2",
         is_minimum_norm=True,
     ),
     "elastic_net": Case(
         "elastic_net",
-        dict(num_binary_search_steps=4, num_steps=40, beta=1e-3, confidence=0.1),
+        dict(
+            num_binary_search_steps=4,
+            num_steps=40,
+            learning_rate=0.1,
+            beta=1e-3,
+            confidence=0.1,
+        ),
         strength="confidence",
         norm="l2",
         is_minimum_norm=True,
@@ -437,7 +448,8 @@ def test_a_constant_added_to_the_logits_changes_nothing(model_case, shift):
     assert bool(jnp.all(shifted(IMAGES) * shift > 0))
     adv_images = model_case(shifted, keys(), IMAGES, LABELS)
     # Adam and bisection carry a rounding of the logits further than single steps do.
-    tolerance = 1e-4 if model_case.is_minimum_norm else 1e-5
+    by_adam = "learning_rate" in model_case.parameters
+    tolerance = 1e-4 if by_adam or model_case.is_minimum_norm else 1e-5
     np.testing.assert_allclose(adv_images, expected, rtol=0, atol=tolerance)
 
 
@@ -498,7 +510,9 @@ def test_more_steps_are_not_worse(name):
     if case.solves_at_once:
         np.testing.assert_allclose(reached[-1], reached[0], rtol=0, atol=1e-5)
     else:
-        assert bool(jnp.all(reached[-1] < reached[0]))
+        # A random start may happen to be the best point.
+        least = 0.75 if case.adapts else 1.0
+        assert float(jnp.mean(reached[-1] < reached[0])) >= least
 
 
 def test_a_bfloat16_model_is_attacked_in_float32(model_case_once):

@@ -253,7 +253,7 @@ ATTACKS = [
         "unknown-attack",
         lambda _: attacks.make_attack("deepfake", epsilon=0.1),
         ValueError,
-        r"'deepfake'.*bim, fgsm.*pgd",
+        r"'deepfake'.*apgd, .*bim, .*fgsm.*pgd",
     ),
     Row(
         "unknown-hyperparameter",

@@ -185,7 +185,7 @@ WRONG_ARGUMENTS = {
     "targeted": r"'targeted' describe an attack .* adv=NAME is missing; .*pgd",
     "loss=hinge": r"config\.loss\.name must be one of .*mmlda.*, got 'hinge'",
     "loss=": r"config\.loss\.name must be one of .*mmlda.*, got ''",
-    "adv=deepfool": r"unknown attack 'deepfool'; known are bim, fgsm, .*pgd",
+    "adv=deepfool": r"unknown attack 'deepfool'; known are apgd, .*bim, .*fgsm, .*pgd",
     "model=vgg16": r"unknown model 'vgg16'; accepted: cnn, resnet20_v1,",
     "model=": r"unknown model ''; accepted: cnn, resnet20_v1,",
 }

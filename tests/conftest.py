@@ -48,6 +48,13 @@ def _devices() -> None:
         assert jax.device_count() == _NUM_DEVICES, jax.devices()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    # Every compiled program holds memory maps, and a process may have some 65,000.
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def highest_precision() -> Iterator[None]:
     """Multiply matrices in full float32, as tests of equality need on a GPU or TPU."""

@@ -1,4 +1,4 @@
-"""Every command and snippet of the README runs, and every link leads somewhere."""
+"""Every command and snippet that people read runs, and every link leads somewhere."""
 
 import json
 import os
@@ -10,12 +10,16 @@ import sys
 
 import pytest
 
+from mmc_jax import attacks
+
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, ATTACKS = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "ATTACKS.md")
+)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -72,7 +76,7 @@ def test_single_test_file():
     run(*shlex.split(command)[1:], "-q", "-p", "no:cacheprovider")
 
 
-@pytest.mark.parametrize("snippet", blocks("python"))
+@pytest.mark.parametrize("snippet", blocks("python") + blocks("python", ATTACKS))
 def test_snippet_runs_as_it_stands(snippet):
     check = (
         "\ndistance = abs(adv_images - images).max()"
@@ -94,6 +98,12 @@ def test_quickstart(tmp_path):
     assert "worst case" in printed and "results.json" in printed
     assert len(list((tmp_path / "figures").glob("*.png"))) >= 4
     assert len(list(tmp_path.glob("*/checkpoints/*/commit_success.txt"))) >= 4
+
+
+def test_the_costs_are_of_every_attack():
+    table = ATTACKS.split("## What an attack costs")[1].split("## From")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert {*attacks.ATTACKS} - {"gaussian_noise", "rotation"} <= named
 
 
 def test_links_lead_somewhere():

@@ -9,9 +9,9 @@
 | `rand` | apgd-ce, apgd-dlr, both over 20 samples a gradient | randomised models |
 | `mmc` | `standard`, then multi-targeted | Mahalanobis heads |
 
-As one function the parts run one after the other on the whole batch. In an evaluation a
-row of AutoAttack becomes a row a part (`evaluate` reads `auto_attack_parts`), and each
-part is given full batches of what the parts before it left.
+As one function the parts run one after the other on the whole batch. An evaluation is
+faster with a row a part (`configs/suites.py`, "autoattack"): each part is then given
+full batches of what the parts before it left.
 """
 
 from __future__ import annotations

@@ -27,6 +27,13 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import checks
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.consts import (
+    LARGEST_CONST,
+    SMALLEST_CONST,
+    Search,
+    narrow,
+    start_search,
+)
 from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.attacks.iterates import INVALID, Judgement
 from mmc_jax.attacks.keys import fold_each
@@ -40,8 +47,6 @@ from mmc_jax.attacks.passes import (
 from mmc_jax.attacks.projections import per_pixel
 from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array
-
-SMALLEST_CONST, LARGEST_CONST = 1e-10, 1e10
 
 _HUGE = 1e30
 # A run of steps has so many periods, after each of which an example may be stalled.
@@ -78,17 +83,6 @@ class Plan(NamedTuple):
     method: Method
     abort_early: bool
     num_eot_samples: int
-
-
-class Search(NamedTuple):
-    """The binary search over c, all `[batch]`."""
-
-    const: Array
-    """The c to try next."""
-    failed: Array
-    """The largest that failed; 0 before any did."""
-    succeeded: Array
-    """The smallest that succeeded; infinite before any did."""
 
 
 class _Closest(NamedTuple):
@@ -156,44 +150,6 @@ def enter_search(
         given["initial_const"], lowest=SMALLEST_CONST, highest=LARGEST_CONST
     )
     return enter(_search, name, call, numbers, plan=plan)
-
-
-def start_search(initial_const: ArrayLike, batch: int) -> Search:
-    """Return the search before its first step.
-
-    Args:
-      initial_const: the first c, a scalar.
-      batch: number of examples.
-
-    Returns:
-      A search in which nothing has failed or succeeded yet.
-    """
-    const = jnp.full(batch, initial_const, jnp.float32)
-    return Search(const, jnp.zeros(batch), jnp.full(batch, jnp.inf))
-
-
-def narrow(search: Search, success: Array) -> Search:
-    """Take note of whether c succeeded, and choose the next.
-
-    Ten times c until the first success; then the middle between the largest c that
-    failed and the smallest that succeeded.
-
-    Args:
-      search: before.
-      success: bool `[batch]`.
-
-    Returns:
-      The search with its next c.
-
-    Reference: Carlini and Wagner 2017, "Towards Evaluating the Robustness of Neural
-    Networks", section V.C, and their code.
-    """
-    const, failed, succeeded = search
-    failed = jnp.where(success, failed, jnp.maximum(failed, const))
-    succeeded = jnp.where(success, jnp.minimum(succeeded, const), succeeded)
-    middle = (failed + succeeded) / 2
-    larger = jnp.minimum(10 * const, LARGEST_CONST)
-    return Search(jnp.where(jnp.isfinite(succeeded), middle, larger), failed, succeeded)
 
 
 @partial(jax.jit, static_argnames="plan")

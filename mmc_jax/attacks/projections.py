@@ -261,6 +261,13 @@ def add_rounding_inward(images: Array, delta: Array) -> Array:
 
     Rounding to nearest may lengthen the perturbation of every pixel at once (think of a
     plain background), which adds up to far more than an ulp of an l2 norm.
+
+    Args:
+      images: clean images.
+      delta: a perturbation like `images`.
+
+    Returns:
+      Images like `images`.
     """
     moved = images + delta
     too_far = jnp.abs(moved - images) > jnp.abs(delta)

@@ -174,9 +174,8 @@ def spsa(
 @partial(jax.jit, static_argnames="plan")
 def _spsa(call: Call, numbers: dict[str, Array], *, plan: _Plan) -> Outcome:
     images = call.clean_images()
-    epsilon = numbers["epsilon"]
     # The door cannot check traced values: they stay in the box.
-    epsilon = jnp.where(epsilon >= 0, epsilon, 0.0)
+    epsilon = jnp.where(numbers["epsilon"] >= 0, numbers["epsilon"], 0.0)
     epsilon = jnp.minimum(epsilon, jnp.finfo(jnp.float32).max)
     descent = _Descent(
         plan,

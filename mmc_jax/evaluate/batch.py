@@ -56,16 +56,12 @@ def attack_batch(
     """
     started = time.perf_counter()
     examples = setting.examples
-    images, labels = examples.images[index], examples.labels[index]
-    is_real = np.arange(len(index)) < num_real
-    # Padding is given a class that it does not have: an attack that stops at success
-    # finds it done at its first look, and drops it.
-    is_spent = ~is_real & robust[index]
-    labels = np.where(is_spent, (labels + 1) % setting.num_classes, labels)
+    images, is_real = examples.images[index], np.arange(len(index)) < num_real
+    labels = _spend_padding(setting, index, ~is_real & robust[index])
     keys = fold_ids(jax.random.fold_in(setting.key, row.seed), examples.ids[index])
     targets = None
     if row.targeted:
-        targets = attacks.random_targets(keys, labels, setting.num_classes)
+        targets = attacks.random_targets(keys, jnp.asarray(labels), setting.num_classes)
     adv_images = _attack(setting, row, keys, images, labels, targets)
     found = check_postconditions(
         adv_images,
@@ -98,6 +94,17 @@ def attack_batch(
         seconds=time.perf_counter() - started,
         elapsed=0.0,
     )
+
+
+def _spend_padding(
+    setting: Setting, index: np.ndarray, is_spent: np.ndarray
+) -> np.ndarray:
+    """Return labels, wrong ones for padding that the model classifies right.
+
+    An attack that stops at success finds it done at its first look, and drops it.
+    """
+    labels = setting.examples.labels[index]
+    return np.where(is_spent, (labels + 1) % setting.num_classes, labels)
 
 
 def _attack(

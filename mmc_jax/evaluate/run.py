@@ -184,7 +184,7 @@ class Run:
         self.findings += diagnostics.find_too_few_classes(
             bounded, num_classes=setting.num_classes
         )
-        few = slice(diagnostics.NUM_FOR_RANDOMNESS)
+        few = slice(min(diagnostics.NUM_FOR_RANDOMNESS, setting.batch_size))
         randomness = diagnostics.measure_randomness(
             setting.logits_fn, examples.images[few], examples.labels[few], setting.key
         )

@@ -149,26 +149,20 @@ def transfer_matrix(
         norm=norm, epsilon=epsilon, mode="individual", batch_size=batch_size, key=key
     )
     examples = checks.check_examples(images, labels, example_ids, bounds)
-    names, objectives = [*logits_fns], dict(objectives or {})
+    names, objectives = [*logits_fns], objectives or {}
     if not names or set(objectives) - set(names):
         raise ValueError(
             "logits_fns must name at least one model, and objectives no other; got"
             f" {names} and {[*objectives]}"
         )
-    plan = _Plan(
-        [checks.as_pytree(logits_fn) for logits_fn in logits_fns.values()],
-        examples,
-        key,
-        norm,
-        float(epsilon),
-        bounds,
-        min(batch_size, len(examples)),
-    )
+    models = [checks.as_pytree(logits_fn) for logits_fn in logits_fns.values()]
+    size = min(batch_size, len(examples))
+    plan = _Plan(models, examples, key, norm, float(epsilon), bounds, size)
     started = time.perf_counter()
     rows: list[Row] = []
     for name in names:
-        changes = {"objective": objectives[name]} if name in objectives else {}
-        rows.append(plan.bind({**attack, **changes}, len(rows)))
+        change = {"objective": objectives[name]} if name in objectives else {}
+        rows.append(plan.bind({**attack, **change}, len(rows)))
     clean_correct, correct, violations = plan.run(rows)
     return TransferRecord(
         names=tuple(names),
