@@ -149,6 +149,7 @@ CASES = {
     "elastic_net": Case(
         "elastic_net",
         dict(
+            initial_const=0.1,
             num_binary_search_steps=4,
             num_steps=40,
             learning_rate=0.1,

@@ -191,9 +191,8 @@ def _search(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
 
 def _tame(number: Array) -> Array:
     # The door cannot check traced values: whatever they are, nothing below becomes NaN.
-    if jnp.issubdtype(number.dtype, jnp.integer):
-        return number
-    return jnp.clip(jnp.nan_to_num(number, nan=0.0), 0.0, _HUGE)
+    is_count = jnp.issubdtype(number.dtype, jnp.integer)
+    return number if is_count else jnp.clip(jnp.nan_to_num(number), 0.0, _HUGE)
 
 
 def _walk(
