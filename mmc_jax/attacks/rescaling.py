@@ -36,7 +36,7 @@ def make_tempered_logits_fn(
     Args:
       logits_fn: the classifier, or a `StochasticLogitsFn`.
       temperature: T, positive; dynamic, and may be traced. MMC with centers of norm 10
-        and 10 classes has squared distances of 222: 10 to 100 give a gradient.
+        and 10 classes has centers at squared distances of 222, by which to choose it.
 
     Returns:
       The rescaled classifier, of the same kind: a `jax.tree_util.Partial` or a
