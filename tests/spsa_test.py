@@ -239,3 +239,36 @@ def test_samples_come_in_pairs():
             epsilon=0.1,
             num_samples=127,
         )
+
+
+# --- the steps ------------------------------------------------------------------------
+
+
+def walk(kernel, shape, **more):
+    """Descend on a matrix that nothing breaks, from the middle of a wide ball."""
+    images = jnp.full((BATCH, *shape), 0.5)
+    adv_images = spsa(
+        Partial(matrix_logits, jnp.asarray(kernel, jnp.float32)),
+        keys(),
+        images,
+        jnp.zeros(BATCH, jnp.int32),
+        epsilon=0.4,
+        objective="own_class",
+        random_start=False,
+        stop_on_success=False,
+        **more,
+    )
+    return np.asarray(adv_images - images).reshape(BATCH, -1)
+
+
+def test_steps_are_adams():
+    """On one pixel every pair finds the slope, and Adam's steps are the rate."""
+    moved = walk([[2.0, 0.0]], (1, 1, 1), num_samples=2, num_steps=5)
+    np.testing.assert_allclose(moved, -0.05, rtol=1e-3)
+
+
+def test_each_step_has_directions_of_its_own(generator):
+    """With the same ones at every step, all pixels would go equally far."""
+    kernel = generator.normal(size=(16, 2))
+    moved = np.abs(walk(kernel, (4, 4, 1), num_samples=2, num_steps=6))
+    assert (moved.max(axis=1) - moved.min(axis=1) > 0.01).all()
