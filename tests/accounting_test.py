@@ -265,6 +265,33 @@ def test_the_verifier_finds_images_that_do_not_count(norm, saved):
     np.testing.assert_array_equal(found.robust, found.clean_correct)
 
 
+def test_the_verifiers_ball_has_a_float_slack_and_no_more(saved):
+    _, content = saved
+    images = np.zeros_like(content.adv_images)
+    for beyond, num_outside in ((1e-7, 0), (1e-6, NUM)):
+        content = dataclasses.replace(
+            content, adv_images=images + np.float32(0.1 + beyond)
+        )
+        found = evaluate.verify_images(_logits, content, images, content.labels)
+        assert found.num_outside_ball == num_outside
+
+
+def test_what_is_wrong_clean_is_not_robust_to_the_verifier(saved):
+    _, content = saved
+    images, _ = _data()
+    labels = np.asarray(_logits(images)).argmax(axis=1)
+    other = np.flatnonzero(labels != labels[0])[0]
+    adv_images = images.copy()
+    # The first image is not given its label; what the attack returned for it is.
+    labels[0], adv_images[0] = labels[other], images[other]
+    content = dataclasses.replace(
+        content, adv_images=adv_images, labels=labels, epsilon=1.0
+    )
+    found = evaluate.verify_images(_logits, content, images, labels)
+    assert found.num_outside_ball == 0 and found.margins[0] > 0
+    assert not found.clean_correct[0] and not found.robust[0]
+
+
 def test_the_verifier_sees_where_the_record_differs(saved):
     record, content = saved
     images, labels = _data()

@@ -52,14 +52,32 @@ def test_a_matrix_is_broken_exactly_where_it_can_be():
     assert np.abs(adv_images - IMAGES).max() <= EPSILON * (1 + 1e-6)
 
 
+def complete(row):
+    """Return a row with the defaults of its attack."""
+    parameters = inspect.signature(attacks.ATTACKS[row["name"]]).parameters
+    return {name: entry.default for name, entry in parameters.items()} | row
+
+
+def test_the_standard_version_spends_the_published_budgets():
+    parts = attacks.auto_attack_parts("standard", norm="linf", num_classes=10)
+    published = {
+        "apgd-ce": dict(num_steps=100, num_restarts=1, objective="cross_entropy"),
+        "apgd-t": dict(num_steps=100, num_restarts=1, num_targets=9, objective="dlr"),
+        "fab-t": dict(num_steps=100, num_restarts=1, num_targets=9)
+        | dict(alpha_max=0.1, overshoot=1.05, beta=0.9),
+        "square": dict(num_queries=5000, num_restarts=1, initial_fraction=0.8)
+        | dict(rescale_schedule=False, objective="margin"),
+    }
+    assert [*parts] == [*published]
+    for part, expected in published.items():
+        found = complete(parts[part])
+        assert {name: found[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(
     ("suite", "version"), [("autoattack", "standard"), ("autoattack-mmc", "mmc")]
 )
 def test_the_suites_are_the_published_parts(suite, version):
-    def complete(row):
-        parameters = inspect.signature(attacks.ATTACKS[row["name"]]).parameters
-        return {name: entry.default for name, entry in parameters.items()} | row
-
     parts = attacks.auto_attack_parts(version, norm="linf", num_classes=10)
     assert list(SUITES[suite]) == list(parts)
     for name, row in SUITES[suite].items():

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from mmc_jax.attacks import deep_fool, fab, fab_targeted, hyperplanes
+from mmc_jax import attacks
+from mmc_jax.attacks import (
+    boundaries,
+    deep_fool,
+    fab,
+    fab_targeted,
+    hyperplanes,
+)
 from mmc_jax.centers import mahalanobis_logits
 from mmc_jax.types import StochasticLogitsFn
 
@@ -166,6 +173,37 @@ def test_minimum_norms_are_met(head, attack, norm):
     assert ratios.max() < 1.02 + 1e-4
 
 
+# --- a step by hand -------------------------------------------------------------------
+
+visited: list[np.ndarray] = []
+
+
+def visited_logits(kernel, images):
+    """Two pixels, h_1 - h_0 = 2 x_0 - x_1 - 0.8, and a note of where it was asked."""
+    jax.debug.callback(lambda pixels: visited.append(np.ravel(pixels)), images)
+    score = images.reshape(len(images), 2) @ kernel - 0.8
+    return jnp.stack([jnp.zeros_like(score), score], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "way"),
+    [("linf", [0.1, -0.1]), ("l2", [0.12, -0.06]), ("l1", [0.15, 0.0])],
+)
+def test_a_success_steps_back_towards_the_clean_image(norm, way):
+    visited.clear()
+    logits_fn = Partial(visited_logits, jnp.array([2.0, -1.0]))
+    gray, label = jnp.full((1, 2, 1, 1), 0.5), jnp.array([0])
+    fab_targeted(logits_fn, _key(), gray, label, norm=norm, num_steps=2)
+    jax.effects_barrier()
+    # 1.05 of the way, back to 0.9 of that; then a = 0.055 / 1.055 of what is left.
+    share = 0.055 / 1.055
+    second = (1 - share) * (0.945 + 1.05 * 0.055) + share * 1.05
+    for factor in (0.0, 1.05, 0.945, second):
+        point = 0.5 + factor * np.array(way)
+        distances = [np.abs(point - other).max() for other in visited]
+        assert min(distances) < 1e-5, factor
+
+
 # --- what a step costs ----------------------------------------------------------------
 
 num_passes = collections.Counter()
@@ -287,6 +325,15 @@ def test_the_likeliest_class_comes_first_and_the_others_follow():
     assert bool(jnp.any(every < 0.99 * one))
 
 
+def test_the_label_is_no_wrong_class_wherever_the_logits_lie():
+    logits = jnp.array([[3.0, 1.0, 2.0, -jnp.inf, 0.0], [1.0, 2.0, 3.0, 4.0, jnp.nan]])
+    labels = jnp.array([0, 3])
+    for shift in (-100.0, 100.0):
+        found = boundaries.likely_wrong_classes(logits + shift, labels, 9)
+        np.testing.assert_array_equal(found[0], [2, 1, 4, 3])
+        assert sorted(found[1].tolist()) == [0, 1, 2, 4]
+
+
 # --- what is returned -----------------------------------------------------------------
 
 
@@ -336,6 +383,16 @@ def test_searches_back_where_that_may_help(epsilon, expected):
     logits_fn = Partial(kinked_logits, jnp.float32(-3.0))
     found = fab(logits_fn, _key(), image, jnp.array([0]), **more).item()
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_success_is_one_by_more_than_rounding():
+    # On a matrix the search lands on the boundary itself, on either side of it.
+    logits_fn = Partial(matrix_logits, KERNEL)
+    labels = jnp.argmax(logits_fn(IMAGES), axis=1)
+    adv_images = fab_targeted(logits_fn, _key(), IMAGES, labels, norm="l2", num_steps=4)
+    logits = logits_fn(adv_images)
+    lead = -attacks.objectives.margin(logits, labels)
+    assert bool(jnp.all(lead > 1e-6 * jnp.max(jnp.abs(logits), axis=1)))
 
 
 @pytest.mark.parametrize("attack", [fab, fab_targeted, deep_fool])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmc_jax import attacks, diagnostics, evaluate
+from mmc_jax.attacks import costs
 from mmc_jax.types import StochasticLogitsFn
 
 SHAPE = (2, 2, 1)
@@ -53,6 +54,9 @@ def test_the_largest_radius_must_reach_chance():
     assert diagnostics.find_large_epsilon(curve, num_classes=4) == []
     (finding,) = diagnostics.find_large_epsilon(curve, num_classes=5)
     assert finding.numbers == {"accuracy": 0.25, "epsilon": 1.0, "chance": 0.2}
+    # What a smaller radius reached is no excuse.
+    (finding,) = diagnostics.find_large_epsilon(_curve(0.9, 0.1, 0.3), num_classes=5)
+    assert finding.numbers["accuracy"] == 0.3
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,9 @@ def test_rows_are_compared_with_their_black_box_and_noise_rows():
     # In a cascade: what the second row never saw, it may have broken too.
     late = FakeRow("mim", order < 79, attacked=order < 79)
     assert _rivals(pgd, square, late) == []
+    # Nor has a row broken what it never saw.
+    idle = dataclasses.replace(square, correct=order < 0, attacked=order >= 80)
+    assert _rivals(pgd, idle) == []
     noise = FakeRow("gaussian_noise", order < 80, in_worst_case=False)
     assert _rivals(pgd, noise) == [("noise_as_strong", "the pgd")]
     assert _rivals(pgd, dataclasses.replace(noise, largest_norm=0.2)) == []
@@ -248,9 +255,74 @@ def test_the_battery_in_l2_ends_where_the_ball_holds_the_box():
     assert battery.step_curve.counts == (int((margins > 0.2).sum()),)
 
 
+def test_the_worst_of_all_draws_counts():
+    battery = _battery(_linear, epsilon=0.1, num_draws=20)
+    counts = battery.noise_curve.counts
+    assert list(counts) == sorted(counts, reverse=True)
+    # The first draw breaks some images, the others more of them.
+    assert NUM > counts[0] > counts[-1] > battery.step_curve.counts[-1]
+
+
 def _rounded(images):
     """The plain model behind sixteen grey levels: no gradient anywhere."""
     return _linear(jnp.round(images * 15) / 15)
+
+
+def test_the_battery_notices_probabilities_and_randomness():
+    generator = np.random.default_rng(0)
+
+    def hidden(images):
+        noise = generator.normal(0, 0.1, (len(images), 2))
+        return jax.nn.softmax(_linear(images) + noise)
+
+    found = _battery(hidden, step_counts=(1,)).findings
+    assert {"probabilities_as_logits", "randomised"} <= set(_names(found))
+
+
+def test_the_battery_notices_an_attack_that_needs_more_steps():
+    def narrow(images):
+        """Another class only within a tenth of epsilon of the cell's middle."""
+        middle = (jnp.floor(images * 10) + 0.5) / 10
+        away = jnp.abs(images - jax.lax.stop_gradient(middle)).mean(axis=(1, 2, 3))
+        return jnp.stack([away, jnp.full_like(away, 0.005)], axis=-1)
+
+    images = np.full((NUM, *SHAPE), 0.51, np.float32)
+    labels = np.zeros(NUM, np.int32)
+    settings = dict(epsilon=0.05, step_counts=(1, 2, 40), num_draws=2)
+    battery = _battery(narrow, images_and_labels=(images, labels), **settings)
+    assert "more_steps_help" in _names(battery.findings)
+
+
+def test_an_evaluation_notices_rivals_without_a_gradient(monkeypatch):
+    def push(logits_fn, key, images, labels, *, targets=None):
+        """Go down without a gradient, as a black box or as noise."""
+        step = jnp.where(labels == 1, -0.15, 0.15)
+        return images + step[:, None, None, None]
+
+    for name in ("square", "gaussian_noise"):
+        monkeypatch.setitem(attacks.ATTACKS, name, push)
+        monkeypatch.setitem(costs.PASSES, name, costs.PASSES["rotation"])
+    images, _ = _data()
+    labels = np.asarray(_rounded(images)).argmax(axis=1)
+    record = evaluate.robust_accuracy(
+        _rounded,
+        images,
+        labels,
+        {
+            "noise": dict(name="gaussian_noise"),
+            "fgsm": dict(name="fgsm", objective="margin"),
+            "queries": dict(name="square"),
+        },
+        jax.random.key(0),
+        norm="linf",
+        epsilon=0.16,
+    )
+    found = {(finding.name, finding.row) for finding in record.findings}
+    assert found == {
+        ("zero_gradient", "fgsm"),
+        ("black_box_stronger", "queries"),
+        ("noise_as_strong", "fgsm"),
+    }
 
 
 def test_a_model_that_rounds_its_images_fails_the_battery():

@@ -1,0 +1,51 @@
+"""The list of negative controls keeps up with the code that it would break."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def negative_controls():
+    """Return the script as a module; its neighbours import each other by name."""
+    sys.path.insert(0, str(_ROOT / "benchmarks"))
+    import negative_controls
+
+    sys.path.pop(0)
+    return negative_controls
+
+
+def test_every_bug_can_be_planted_and_names_tests_that_exist(negative_controls):
+    texts: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
+
+    def read(path):
+        return texts.setdefault(path, (_ROOT / path).read_text())
+
+    def tests_of(path):
+        if path not in names:
+            body = ast.parse(read(path)).body
+            names[path] = {f.name for f in body if isinstance(f, ast.FunctionDef)}
+        return names[path]
+
+    for control in negative_controls.CONTROLS:
+        planted = negative_controls.plant(control, read(control.path))
+        assert planted != read(control.path) and ast.parse(planted)
+        for test in control.selection:
+            path, _, name = test.partition("::")
+            assert name.partition("[")[0] in tests_of(path), test
+    controls = negative_controls.CONTROLS
+    assert len({control.name for control in controls}) == len(controls) > 40
+
+
+def test_a_bug_that_can_no_longer_be_planted_is_refused(negative_controls):
+    control = negative_controls.CONTROLS[0]
+    for text, count in (("", 0), (2 * control.old, 2)):
+        with pytest.raises(ValueError, match=f"occurs {count} times in mmc_jax/.*once"):
+            negative_controls.plant(control, text)
