@@ -177,8 +177,8 @@ IN_DIAGNOSTICS = (
         "black_box_stronger: an evaluation does not look",
         "ours",
         "mmc_jax/evaluate/run.py",
-        "rows, clean_correct=self.clean_correct, epsilon=setting.epsilon",
-        "[], clean_correct=self.clean_correct, epsilon=setting.epsilon",
+        "diagnostics.find_stronger_rivals(\n            rows,",
+        "diagnostics.find_stronger_rivals(\n            [],",
         ("masking::test_an_evaluation_notices_rivals_without_a_gradient",),
     ),
 )

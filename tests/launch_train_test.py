@@ -233,6 +233,7 @@ def start(get_config, arg, data_dir, workdir, **changes):
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.verify
 def test_a_config_with_a_resnet_starts(tfds_dir, tmp_path):
     """The others are started by the commands that the README shows."""
     losses = start(

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pathlib
-import sys
 
 import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def negative_controls():
+@pytest.fixture
+def negative_controls(monkeypatch):
     """Return the script as a module; its neighbours import each other by name."""
-    sys.path.insert(0, str(_ROOT / "benchmarks"))
-    import negative_controls
-
-    sys.path.pop(0)
-    return negative_controls
+    monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
+    return importlib.import_module("negative_controls")
 
 
 def test_every_bug_can_be_planted_and_names_tests_that_exist(negative_controls):

@@ -1,7 +1,8 @@
 """The trap: plain MMC looks robust to cross-entropy PGD, and must not be believed.
 
 Cross-entropy on distance logits saturates: its gradient is exactly zero in float32 on
-almost every image, PGD never leaves its random start, and accuracy stays high.
+almost every image, PGD never leaves its random start, and accuracy stays high. The
+test of the quickstart looks for the finding in every run of the tests.
 """
 
 import jax
@@ -44,6 +45,7 @@ def judged(request, tmp_path_factory):
     return request.param, record
 
 
+@pytest.mark.verify
 def test_cross_entropy_is_flagged_where_it_is_blind_and_nowhere_else(judged):
     loss, record = judged
     accuracy = {row.name: row.accuracy.value for row in record.rows}

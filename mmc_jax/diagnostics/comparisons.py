@@ -123,7 +123,7 @@ def find_stronger_rivals(
     Args:
       rows: of an evaluation, transformations included.
       clean_correct: bool `[num]`.
-      epsilon: radius of the ball; noise counts only if it stayed inside.
+      epsilon: radius of the ball, rounding included; noise counts only inside.
 
     Returns:
       `black_box_stronger` and `noise_as_strong` findings.

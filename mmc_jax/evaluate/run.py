@@ -26,7 +26,7 @@ from mmc_jax.evaluate.progress import Progress
 from mmc_jax.evaluate.record import EvaluationRecord, RowRecord
 from mmc_jax.evaluate.rows import Row
 from mmc_jax.evaluate.setting import Setting
-from mmc_jax.evaluate.verdict import judge_logits
+from mmc_jax.evaluate.verdict import judge_logits, largest_distance
 
 
 class Run:
@@ -179,7 +179,9 @@ class Run:
         )
         self.findings += diagnostics.find_violations(rows)
         self.findings += diagnostics.find_stronger_rivals(
-            rows, clean_correct=self.clean_correct, epsilon=setting.epsilon
+            rows,
+            clean_correct=self.clean_correct,
+            epsilon=largest_distance(setting.epsilon),
         )
         self.findings += diagnostics.find_too_few_classes(
             bounded, num_classes=setting.num_classes
