@@ -329,6 +329,26 @@ def test_searches_back_where_that_may_help(epsilon, expected):
     assert found == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_search_goes_on_from_a_miss():
+    pixels: list[float] = []
+
+    def bent_logits(images):
+        pixel = images[:, 0, 0, 0]
+        jax.debug.callback(lambda pixel: pixels.append(pixel.item()), pixel)
+        return jnp.stack([0.25 - pixel**2, jnp.zeros_like(pixel)], axis=1)
+
+    image = jnp.full((1, 1, 1, 1), 0.3, jnp.float32)
+    fab(bent_logits, _key(), image, jnp.array([0]), num_steps=1)
+    jax.effects_barrier()
+    # The tangent leads too far, and the chords then all lead back too far.
+    inner, outer, expected = 0.3, 0.3 + 1.05 * 0.16 / 0.6, []
+    for _ in range(3):
+        share = (outer**2 - 0.25) / (outer**2 - inner**2)
+        inner = outer + share * (inner - outer)
+        expected.append(inner)
+    assert pixels[-4:] == pytest.approx([outer, *expected], abs=1e-6)
+
+
 @pytest.mark.parametrize("attack", [fab, fab_targeted, deep_fool])
 def test_targets_are_refused(attack):
     with pytest.raises(ValueError, match=f"{attack.__name__} chooses its own targets"):
