@@ -62,7 +62,7 @@ PUBLISHED = (
         ATTACKS + "estimates.py",
         "samples = images[:, None, None] + jnp.stack",
         "samples = 2 * images[:, None, None] + jnp.stack",
-        ("spsa::test_estimates_at_the_current_iterate",),
+        ("parity_search::test_spsa",),
     ),
     Control(
         "the label's logit is masked by 0, not by -inf",
@@ -112,7 +112,7 @@ PUBLISHED = (
         "corners = (words[:1, :4] % jnp.tile(places, 2)[None, :]).astype(jnp.int32)\n"
         "        corners = jnp.broadcast_to(corners, (len(words), 4))\n",
         (
-            "square::test_examples_that_are_alike_differ_by_their_keys",
+            "parity_search::test_square",
             "attacks::test_order_does_not_matter[square]",
         ),
     ),

@@ -78,7 +78,7 @@ IN_ATTACKS = (
         ATTACKS + "auto_step.py",
         "images = jnp.where(per_pixel(halve), best_images, state.images)",
         "images = state.images",
-        ("apgd::test_a_halved_step_leaves_from_the_best_point_with_its_gradient",),
+        ("parity::test_apgd",),
     ),
     Control(
         "FAB projects as if there were no box",

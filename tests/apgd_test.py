@@ -87,34 +87,6 @@ def test_the_step_is_halved_where_the_paper_says():
     np.testing.assert_allclose(steps[-1, 1], 2.0 * 0.5**8)
 
 
-def test_a_halved_step_leaves_from_the_best_point_with_its_gradient():
-    ball = _one_pixel_ball(1)
-    objectives = np.full((24, 1), 5.0, np.float32)
-    objectives[4] = 1.0
-    states = _follow(auto_step, ball, objectives, 100)
-    best = states[4].images
-    after = states[24]
-    assert float(after.best_objective[0]) == 1.0
-    np.testing.assert_array_equal(after.best_images, best)
-    # The gradient at step 4 was 1, at step 23 it is -1, and the step is 0.25; the
-    # momentum adds the way from x_22 to the best point.
-    plain = jnp.clip(best - 0.25, 0.25, 0.75)
-    expected = best + 0.75 * (plain - best) + 0.25 * (best - states[22].images)
-    np.testing.assert_allclose(after.images, jnp.clip(expected, 0.25, 0.75), atol=1e-6)
-    np.testing.assert_array_equal(after.previous, best)
-
-
-def test_momentum_starts_with_the_second_step():
-    ball = _one_pixel_ball(1)._replace(epsilon=jnp.array([0.4]))
-    ball = ball._replace(images=jnp.full((1, 1, 1, 1), 0.45))
-    states = _follow(auto_step, ball, np.zeros((3, 1), np.float32), 100)
-    pixels = [state.images.item() for state in states]
-    # Down to 0.05, up to 0.85, with a quarter of the way before.
-    second = 0.05 + 0.75 * (0.85 - 0.05) + 0.25 * (0.05 - 0.45)
-    third = second + 0.75 * (0.05 - second) + 0.25 * (second - 0.05)
-    np.testing.assert_allclose(pixels, [0.45, 0.05, second, third], atol=1e-6)
-
-
 def test_the_l1_ball_shrinks_in_three_parts():
     scales = [sparse_step.scale_at(jnp.int32(i), jnp.int32(100)) for i in range(101)]
     assert scales == [3.0] * 30 + [2.0] * 30 + [1.0] * 41
@@ -142,17 +114,6 @@ def test_l1_sparsity_and_step_follow_the_best_perturbation():
         states[9].images, ball.project(states[8].images - 2 / 60, scale=3.0), atol=1e-6
     )
     assert float(jnp.abs(states[9].images - (start - 2 / 60)).max()) > 0.01
-
-
-def test_l1_steps_take_the_largest_entries():
-    ball = Ball(jnp.full((1, 2, 5, 1), 0.5), jnp.array([0.3]), "l1", (0.0, 1.0))
-    state = sparse_step.begin(ball, ball.images, jnp.int32(100))
-    gradient = jnp.arange(-4.0, 6.0).reshape(1, 2, 5, 1)
-    after = sparse_step.wander(
-        ball, state._replace(sparsity=jnp.array([3.9])), jnp.int32(100), gradient
-    )
-    moved = (after.images - ball.images).ravel()
-    np.testing.assert_allclose(moved, [0.3, 0, 0, 0, 0, 0, 0, 0, -0.3, -0.3], atol=1e-6)
 
 
 # --- a matrix: the best point in ball and box is known --------------------------------
@@ -421,22 +382,6 @@ def test_restarts_of_multi_targeted_wander_along_the_logits():
     # The signs are those of some weighted sum of the kernel's columns.
     weights, *_ = np.linalg.lstsq(np.asarray(KERNEL), wandered, rcond=None)
     assert np.mean(np.sign(KERNEL @ weights) == np.sign(wandered)) > 0.9
-
-
-@pytest.mark.parametrize(("norm", "size"), [("linf", 0.1), ("l2", 0.1), ("l1", 0.3)])
-def test_starts_touch_the_surface_and_differ(norm, size):
-    gray = jnp.full((BATCH, 8, 8, 1), 0.5)
-    labels = jnp.argmax(matrix_logits(KERNEL, gray), axis=1)
-    seen.clear()
-    more = dict(epsilon=0.1, num_steps=1, norm=norm, objective="margin", num_restarts=2)
-    logits_fn = Partial(seen_logits, KERNEL)
-    apgd(logits_fn, jax.random.key(0), gray, labels, stop_on_success=False, **more)
-    jax.effects_barrier()
-    starts = np.stack([(seen[0] - gray), (seen[2] - gray)]).reshape(2 * BATCH, -1)
-    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    np.testing.assert_allclose(np.linalg.norm(starts, order, axis=1), size, rtol=1e-4)
-    assert len(np.unique(np.abs(starts[:, 0]))) == 2 * BATCH or norm == "l1"
-    assert len(np.unique(starts, axis=0)) == 2 * BATCH
 
 
 drawn: list[float] = []

@@ -136,34 +136,6 @@ def test_the_noise_of_a_randomised_model_cancels_in_a_pair():
 # --- the attack -----------------------------------------------------------------------
 
 
-def towards_a_point(logits, labels, targets):
-    return (logits[:, 0] - 0.6) ** 2
-
-
-@pytest.mark.parametrize("delta", [0.01, 0.05])
-def test_estimates_at_the_current_iterate(delta):
-    # One pixel, whose estimate is exact: the lowest point is inside the ball, and a
-    # gradient taken anywhere else would lead past it, to the ball's edge at 0.8.
-    def logits_fn(images):
-        pixel = images[:, 0, 0, 0]
-        return jnp.stack([pixel, jnp.zeros_like(pixel)], axis=1)
-
-    adv_images = spsa(
-        logits_fn,
-        keys(),
-        jnp.full((BATCH, 1, 1, 1), 0.5, jnp.float32),
-        jnp.zeros(BATCH, jnp.int32),
-        epsilon=0.3,
-        num_steps=60,
-        num_samples=2,
-        delta=delta,
-        learning_rate=0.02,
-        objective=towards_a_point,
-        random_start=False,
-    )
-    np.testing.assert_allclose(adv_images, 0.6, atol=0.02)
-
-
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize(("norm", "dual", "share"), [("linf", 1, 1.0), ("l2", 2, 0.95)])
 def test_is_exact_on_a_matrix(generator, norm, dual, share, random_start):
@@ -259,12 +231,6 @@ def walk(kernel, shape, **more):
         **more,
     )
     return np.asarray(adv_images - images).reshape(BATCH, -1)
-
-
-def test_steps_are_adams():
-    """On one pixel every pair finds the slope, and Adam's steps are the rate."""
-    moved = walk([[2.0, 0.0]], (1, 1, 1), num_samples=2, num_steps=5)
-    np.testing.assert_allclose(moved, -0.05, rtol=1e-3)
 
 
 def test_each_step_has_directions_of_its_own(generator):

@@ -210,21 +210,6 @@ def test_l2_and_l1_spend_all_of_epsilon(norm, order, share, shape):
     assert (lowered(logits_fn, adv_images, images) > share * 0.3 * dual).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_examples_that_are_alike_differ_by_their_keys(norm):
-    logits_fn, images, _ = two_classes((8, 8, 1))
-    labels = jnp.zeros(BATCH, jnp.int32)
-    more = dict(norm=norm, epsilon=0.3, stop_on_success=False, num_queries=30)
-    same = jax.random.wrap_key_data(jax.random.key_data(keys())[jnp.zeros(4, int)])
-    alike = square(logits_fn, same, images, labels, **more)
-    np.testing.assert_array_equal(alike, alike[:1] + 0 * alike)
-    unlike = square(logits_fn, keys(), images, labels, **more)
-    moved = np.asarray(unlike - images).reshape(BATCH, -1)
-    assert (
-        np.abs(moved[:, None] - moved[None]).max(axis=2)[~np.eye(4, dtype=bool)].all()
-    )
-
-
 # --- what it costs --------------------------------------------------------------------
 
 num_passes = collections.Counter()
@@ -266,39 +251,6 @@ def test_runs_no_pass_in_vain(bias, more, expected):
     )
     jax.effects_barrier()
     assert num_passes == {BATCH: expected}
-
-
-def network_logits(weights, images):
-    hidden, kernel = weights
-    return jnp.sin(3 * (images.reshape(len(images), -1) @ hidden)) @ kernel
-
-
-def test_more_queries_and_restarts_are_not_worse(generator):
-    images = jnp.asarray(generator.uniform(size=(16, 8, 8, 1)), jnp.float32)
-    weights = [generator.normal(size=s) / 4 for s in ((64, 16), (16, 3))]
-    logits_fn = Partial(network_logits, jax.tree.map(jnp.asarray, weights))
-    labels = jnp.argmax(logits_fn(images), axis=1)
-
-    def reached(num_queries, num_restarts):
-        adv_images = square(
-            logits_fn,
-            keys(batch=16),
-            images,
-            labels,
-            epsilon=0.03,
-            num_queries=num_queries,
-            num_restarts=num_restarts,
-            objective="own_class",
-            stop_on_success=False,
-        )
-        logits = logits_fn(adv_images)
-        value = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        # Success comes before any objective.
-        return jnp.where(jnp.argmax(logits, axis=1) != labels, -jnp.inf, value)
-
-    few, more, most = reached(5, 1), reached(140, 1), reached(140, 4)
-    for worse, better in ((few, more), (more, most)):
-        assert bool(jnp.all(better <= worse)) and bool(jnp.any(better < worse))
 
 
 def test_targets_are_reached_though_another_class_is_nearer():

@@ -36,12 +36,15 @@ class Reading:
     could have halved the step.
     `count_from_best`: the first comparison of Condition 1 after a restart is with the
     best point, which the walk goes on from; False: with the point it replaced.
+    `best_is_newest`: whether Condition 2's best of "the first w_j iterations" includes
+    x(w_j + 1), which a late look knows; Condition 1 never counts it.
     """
 
     late: bool = True
     at_most: bool = False
     idle_at_first: bool = True
     count_from_best: bool = True
+    best_is_newest: bool = True
 
 
 PRINTED = Reading()
@@ -159,7 +162,10 @@ def auto_pgd(
             moved = here.image + momentum * (moved - here.image) + inertia
             moved = projection(moved, image, epsilon, norm)
         walk.step_sizes.append(step_size)
+        known = walk.best.value
         walk.add(judge(moved))
+        if reading.best_is_newest or not reading.late:
+            known = walk.best.value
         before, compared = compared, walk.made[-1].value
         improved.append(compared < before)
         check = k if reading.late else k + 1
@@ -169,7 +175,7 @@ def auto_pgd(
                 share * (check - last_check),
             )
             stuck = count <= enough if reading.at_most else count < enough
-            halved = stuck or (not last_halved and walk.best.value == last_best)
+            halved = stuck or (not last_halved and known == last_best)
             if halved:
                 step_size /= 2.0
                 walk.points[-1] = walk.best
@@ -177,7 +183,7 @@ def auto_pgd(
                 compared = walk.best.value
                 improved[-1] = compared < before
             walk.checks.append((check, halved))
-            last_check, last_best, last_halved = check, walk.best.value, halved
+            last_check, last_best, last_halved = check, known, halved
     return walk
 
 
@@ -206,6 +212,7 @@ def auto_pgd_l1(
     period: int,
     sparsity: float,
     first_count: float | None = None,
+    grown_restarts: bool = False,
 ) -> Walk:
     """Make x(1), ..., x(N) for one radius in l1 (2021).
 
@@ -219,7 +226,8 @@ def auto_pgd_l1(
     Sure are the projection, the update, the absence of momentum and the constants 1.5,
     0.95 and 10. Open, and chosen here: k is cut to an integer of at least 1; the first
     check compares k with `first_count` / 1.5, by default with `sparsity`; a c that
-    grew counts as one that did not fall; the restart replaces the point just made.
+    grew counts as one that did not fall, or, if `grown_restarts`, as one that did; the
+    restart replaces the point just made.
     """
 
     def judge(made: np.ndarray) -> Point:
@@ -239,6 +247,7 @@ def auto_pgd_l1(
         if (i + 1) % period == 0:
             last_count, count = count, float(np.sum(walk.best.image != image))
             fell = count < 0.95 * last_count
+            fell = fell or (grown_restarts and count > last_count)
             if fell:
                 step_size, walk.points[-1] = epsilon, walk.best
             else:
@@ -260,6 +269,7 @@ def auto_pgd_l1_stages(
     lengths: tuple[int, int, int],
     periods: tuple[int, int, int],
     sparsities: tuple[float, float | None, float | None],
+    grown_restarts: bool = False,
 ) -> list[Walk]:
     """Walk in the balls of 3, 2 and 1 epsilon one after the other (2021).
 
@@ -289,6 +299,7 @@ def auto_pgd_l1_stages(
                 num_steps=num_steps,
                 period=period,
                 sparsity=sparsity,
+                grown_restarts=grown_restarts,
             )
         )
     return walks

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .adam import Adam
-from .attacks import is_success
+from .attacks import BOUNDS, is_success
 from .models import Model
 from .objectives import margin
 
@@ -93,13 +93,16 @@ def carlini_wagner(
     num_constants: int,
     confidence: float = 0.0,
     shrink: float = 0.999999,
+    widening: float = 1.0,
     judge_last: bool = True,
     abort_early: bool = False,
 ) -> Result:
     """Minimise ||x' - x||_2^2 + c f(x') over w, x' = (tanh(w) + 1) / 2.
 
     Every round starts anew from w = arctanh(shrink (2x - 1)), with Adam's moments at 0;
-    the paper does not give `shrink`, which keeps w finite. A round makes `num_steps`
+    the paper does not give `shrink`, which keeps w finite. `widening` is not of the
+    paper: tanh covers a box so many times as wide, x' is clipped to the box, and the
+    gradient passes through the clip as if it were not there. A round makes `num_steps`
     steps and judges x'_0 (the image itself, up to `shrink`) to x'_N, or without
     `judge_last` to x'_{N-1}: x'_N costs a forward pass that the gradients do not need.
     `abort_early`, of the public code: after each tenth of the steps, stop if the loss
@@ -107,12 +110,13 @@ def carlini_wagner(
     """
 
     def run(constant: float) -> Round:
-        variable, adam = np.arctanh(shrink * (2.0 * image - 1.0)), Adam(learning_rate)
+        variable = np.arctanh(shrink * (2.0 * image - 1.0) / widening)
+        adam = Adam(learning_rate)
         images, losses = [], []
         best, best_distance = None, math.inf
         tenth, last_loss = max(num_steps // 10, 1), math.inf
         for i in range(num_steps + 1 if judge_last else num_steps):
-            moved = (np.tanh(variable) + 1.0) / 2.0
+            moved = np.clip((widening * np.tanh(variable) + 1.0) / 2.0, *BOUNDS)
             logits, distance = model.logits(moved), float(np.sum((moved - image) ** 2))
             value, by_logits = hinge(logits, label, target, confidence)
             images.append(moved)
@@ -127,7 +131,7 @@ def carlini_wagner(
             gradient = 2.0 * (moved - image)
             gradient = gradient + constant * model.input_gradient(moved, by_logits)
             variable = variable - adam.step(
-                gradient * (1.0 - np.tanh(variable) ** 2) / 2.0
+                gradient * widening * (1.0 - np.tanh(variable) ** 2) / 2.0
             )
         return Round(constant, images, losses, best, math.sqrt(best_distance))
 

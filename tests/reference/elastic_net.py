@@ -62,6 +62,7 @@ def elastic_net(
     rule: str,
     confidence: float = 0.0,
     accelerate: bool = True,
+    judge_extrapolated: bool = False,
 ) -> Result:
     """Minimise c f(x') + ||x' - x||_2^2 + beta ||x' - x||_1 by (F)ISTA, for some c.
 
@@ -70,6 +71,9 @@ def elastic_net(
     threshold is beta, not a_k beta, as in the paper. y may leave the box; x may not.
     x_1, ..., x_N compete by `rule`; `best_distance` is the winner's score. The search
     for c is that of `carlini_wagner`.
+
+    `judge_extrapolated` is not of the paper: y is clipped to the box, and y_0, ...,
+    y_{N-1} compete, whose logits come with the gradients.
     """
 
     def run(constant: float) -> Round:
@@ -77,6 +81,7 @@ def elastic_net(
         images, losses = [], []
         best, best_score = None, math.inf
         for k, step_size in enumerate(step_sizes):
+            judged = extrapolated
             _, by_logits = hinge(model.logits(extrapolated), label, target, confidence)
             gradient = 2.0 * (extrapolated - image)
             gradient = gradient + constant * model.input_gradient(
@@ -86,13 +91,17 @@ def elastic_net(
             weight = k / (k + 3.0) if accelerate else 0.0
             extrapolated = moved + weight * (moved - previous)
             previous = moved
-            logits, delta = model.logits(moved), moved - image
+            if judge_extrapolated:
+                extrapolated = np.clip(extrapolated, *BOUNDS)
+            else:
+                judged = moved
+            logits, delta = model.logits(judged), judged - image
             value, _ = hinge(logits, label, target, confidence)
-            images.append(moved)
+            images.append(judged)
             losses.append(constant * value + score(delta, beta, "en"))
             if is_confident(logits, label, target, confidence):
                 if score(delta, beta, rule) < best_score:
-                    best, best_score = moved, score(delta, beta, rule)
+                    best, best_score = judged, score(delta, beta, rule)
         return Round(constant, images, losses, best, best_score)
 
     return search_constant(
