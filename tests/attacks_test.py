@@ -379,12 +379,52 @@ def test_composes_with_scan_and_a_batch_equals_its_halves(case_once):
 
 
 @pytest.mark.needs_eight_devices
-def test_composes_with_pmap(case_once):
-    adv_images = jax.pmap(lambda *share: case_once(matrix(), *share))(*split_batch(8))
+def test_composes_with_pmap_where_every_device_has_a_batch_of_one(case_once):
+    ones = jax.tree.map(lambda leaf: leaf[:, :1], split_batch(8))
+    adv_images = jax.pmap(lambda *share: case_once(matrix(), *share))(*ones)
     assert len(adv_images.sharding.device_set) == 8
-    whole = case_once(matrix(), keys(), IMAGES, LABELS)
-    adv_images = adv_images.reshape(IMAGES.shape)
-    np.testing.assert_allclose(adv_images, whole, rtol=0, atol=1e-6)
+    whole = case_once(matrix(), keys(), IMAGES, LABELS)[:: BATCH // 8]
+    np.testing.assert_allclose(adv_images[:, 0], whole, rtol=0, atol=1e-6)
+
+
+BAD_INPUT = {
+    "one class": (
+        dict(logits_fn=lambda images: images[:, 0, 0]),
+        r"at least 2 classes; got .* \(16, 1\)",
+    ),
+    "a label above the classes": (
+        dict(labels=LABELS.at[1].set(NUM_CLASSES)),
+        "labels must be below the number of classes, 5 .*got 5",
+    ),
+    "a negative label": (
+        dict(labels=LABELS.at[1].set(-1)),
+        "labels must be at least 0; got -1",
+    ),
+    "an image outside the box": (
+        dict(images=IMAGES.at[2].set(1.5)),
+        r"inside bounds \(0, 1\).* to 1\.5",
+    ),
+    "an image with NaN": (dict(images=IMAGES.at[2].set(jnp.nan)), "must be finite"),
+    "a target that is the label": (
+        dict(targets=TARGETS.at[1].set(LABELS[1])),
+        "targets must differ from labels|chooses its own targets",
+    ),
+    "an empty batch": (
+        dict(key=keys(slice(0)), images=IMAGES[:0], labels=LABELS[:0]),
+        r"none of them 0; got shape \(0, 4, 4, 1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", [*BAD_INPUT, "a negative strength"])
+def test_refuses(bad, model_case_once):
+    case = model_case_once
+    change, message = BAD_INPUT.get(
+        bad, ({case.strength: -0.1}, f"{case.strength} must be at least 0.*-0.1")
+    )
+    given = dict(logits_fn=matrix(), key=keys(), images=IMAGES, labels=LABELS) | change
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: case(**given))  # what is concrete is still checked
 
 
 def test_new_weights_and_numbers_compile_nothing(case, caplog):

@@ -640,6 +640,26 @@ EVALUATION = [
         r"labels\[1\] = 3;.*3 classes, accepted: 0 to 2",
     ),
     Row(
+        "evaluation-negative-label",
+        lambda _: _robust_accuracy(labels=_with_value(LABELS, -1)),
+        ValueError,
+        r"labels\[1\] = -1; accepted: 0 or more",
+    ),
+    Row(
+        "evaluation-of-one-class",
+        lambda _: _robust_accuracy(logits_fn=lambda images: images[:, 0, 0]),
+        ValueError,
+        r"at least two classes, got \[1, 1\]",
+    ),
+    Row(
+        "row-with-targets",
+        lambda _: _robust_accuracy(
+            attacks={"a row": dict(name="pgd", targets=(1, 2, 0, 1))}
+        ),
+        ValueError,
+        r"row 'a row'.*targets",
+    ),
+    Row(
         "evaluation-of-too-few-labels",
         lambda _: _robust_accuracy(labels=LABELS[:3]),
         ValueError,

@@ -87,13 +87,21 @@ def test_linear_model_meets_the_closed_form(mode):
     assert row.largest_norm == pytest.approx(EPSILON, abs=1e-6)
 
 
+def test_of_no_radius_every_image_that_is_right_is_robust():
+    rows = {**FGSM, "pgd": dict(name="pgd", objective="margin", num_steps=2)}
+    record = _evaluate(rows, epsilon=0.0)
+    assert 0 < record.clean.count < NUM
+    np.testing.assert_array_equal(record.robust, record.clean_correct)
+    assert not record.findings
+
+
 def test_every_image_counts_once_in_padded_batches(enroll):
     def shift(logits_fn, key, images, labels, *, targets=None, epsilon):
         return images + 0.05
 
     enroll(shift)
     rows = {"shift": dict(name="shift")}
-    for num in (BATCH - 1, BATCH, BATCH + 1, NUM):
+    for num in (1, BATCH - 1, BATCH, BATCH + 1, NUM):
         images, labels = (column[:num] for column in _data())
         record = _evaluate(rows, mode="individual", data=(images, labels))
         row = record.row("shift")

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits
 from mmc_jax import evaluate
 from mmc_jax.evaluate import setting
 from mmc_jax.evaluate.journal import Journal
+from mmc_jax.train import train
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 NUM = 60
@@ -173,6 +175,57 @@ def test_a_killed_evaluation_ends_the_same(reference, tmp_path):
         record = json.loads(str(content["record"]))
         np.testing.assert_array_equal(content["images"], reference.images)
     assert _comparable(record) == _comparable(reference.to_dict())
+
+
+def _auto_attack_command(workdir, out):
+    """Return what judges 48 images of a work directory, two batches an attack."""
+    script = _ROOT / "launch" / "evaluate.py"
+    options = "--suite=autoattack --epsilon=0.05 --num_images=48 --batch_size=24"
+    paths = (f"--workdir={workdir}", f"--out={out}")
+    return [sys.executable, str(script), *options.split(), "--noprogress", *paths]
+
+
+def _is_killed(command, seconds):
+    """Start a command, SIGKILL it after some seconds; return whether it still ran."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.verify
+def test_auto_attack_killed_at_three_random_moments_ends_the_same(tmp_path):
+    config = digits.get_config("loss=softmax,runlocal")
+    config.num_epochs, config.parallel, config.num_devices = 6, "jit", 1
+    train(config, tmp_path / "run", progress=False)
+
+    def judge(out):
+        command = _auto_attack_command(tmp_path / "run", out)
+        subprocess.run(command, check=True)
+        record = json.loads(out.read_text())
+        assert record.pop("command").endswith(f"--out={out}")
+        return _comparable(record)
+
+    started = time.perf_counter()
+    expected = judge(tmp_path / "whole.json")
+    duration = time.perf_counter() - started
+    assert all(row["num_attacked"] > 24 for row in expected["rows"].values())
+    assert expected["worst_case"]["count"] < expected["clean"]["count"]
+    generator = np.random.default_rng(0)
+    for third in range(3):
+        out = tmp_path / f"{third}.json"
+        journal = out.with_suffix(".journal")
+        moment = duration * (third + generator.uniform()) / 3
+        while not _is_killed(_auto_attack_command(tmp_path / "run", out), moment):
+            out.unlink()
+            moment *= 0.9
+        num_lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        print(f"killed at {moment:.1f} of {duration:.1f} s, {num_lines} lines done")
+        assert judge(out) == expected
+        assert not journal.exists()
+    assert num_lines > 3  # below what it is, the identity, the clean verdicts
 
 
 def _other(name, change):

@@ -9,7 +9,7 @@ bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and
 `gradient_sign` explains the arguments that all share. In reading order:
 
 - `objectives`: what is minimised; `projections`: where an attack may go.
-- `door` and `checks`: how an attack is entered; `keys`: randomness per example;
+- `door`, `checks`, `slices`: how an attack is entered; `keys`: randomness per example;
   `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
 - `apgd`: apgd, apgd_targeted, multi_targeted; by `apgd_engine` and the step rules
   `auto_step` and `sparse_step`.

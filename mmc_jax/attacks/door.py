@@ -5,7 +5,8 @@ that hands its arguments to `enter`. The door wraps a plain callable as a pytree
 every number to one dtype (so that 1, 1.0 and numpy's 1.0 share a compilation), and
 checks. Shapes, dtypes, ranks and names are checked always; values where they are
 concrete, by one fused reduction and one transfer. It never calls `logits_fn`: the
-number of classes that labels are checked against comes back from the core.
+number of classes that labels are checked against comes back from the core. A large
+batch goes through it in slices.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import checks, keys
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.slices import call_in_slices
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 _Extremes = Mapping[str, tuple[Any, Any]]
@@ -105,7 +107,7 @@ def enter(
         bounds=(low, high),
         salt=np.uint32(keys.salt(name)),
     )
-    outcome = core(checked, cast, **static)
+    outcome = call_in_slices(core, checked, cast, **static)
     _check_classes_known(extremes, outcome.num_classes)
     return outcome.images
 

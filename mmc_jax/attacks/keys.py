@@ -32,9 +32,14 @@ def salted(key: Array, salt: ArrayLike, batch: int) -> Array:
     Returns:
       `[batch]` keys; `key` itself is not consumed.
     """
-    if key.ndim == 0:
-        key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-    return fold_each(key, salt)
+    return fold_each(one_each(key, batch), salt)
+
+
+def one_each(key: Array, batch: int) -> Array:
+    """Return `[batch]` keys, or what one key stands for, `fold_in(key, position)`."""
+    if key.ndim:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
 def fold_each(keys: Array, data: ArrayLike) -> Array:
