@@ -11,7 +11,10 @@ from typing import Any
 import ml_collections
 
 ARGUMENTS = {
-    "loss": "softmax, mmc or mmlda",
+    "loss": "softmax, center, mmc, mmlda, absolute_mmc, huber_mmc, elastic_mmc, gsce,"
+    " lgm or lgm_identity",
+    "centers": "where the centers of the MMC losses and of MMLDA lie: optimal, random"
+    " or hierarchical, by the data set's coarse labels",
     "adv": "none, pgd, mim, bim or fgsm: adversarial training with that attack",
     "targeted": "a flag: attack random wrong classes in training",
     "eps": "radius of the training attack, such as 8/255 or 0.3",
@@ -19,6 +22,24 @@ ARGUMENTS = {
     "runlocal": "a flag: shrink the run to seconds",
 }
 FLAGS = ("targeted", "runlocal")
+
+# Losses by the squared distance to the own center, with a one half before it; with the
+# plain distance; and what may be set for each loss.
+HALVED_LOSSES = ("mmc", "huber_mmc", "elastic_mmc")
+MMC_LOSSES = (*HALVED_LOSSES, "absolute_mmc")
+HYPERPARAMETERS = {
+    "huber_mmc": dict(threshold=1.0),  # distance from which a pull grows no more
+    "elastic_mmc": dict(elasticity=1.0),  # alpha, variance of the trained centers
+    "center": dict(
+        center_weight=0.003,  # lambda, of the center loss beside the cross-entropy
+        center_rate=0.5,  # alpha, how far a step takes the centers
+    ),
+    "lgm": dict(
+        margin=0.1,  # alpha, of the own distance
+        likelihood_weight=0.01,  # lambda
+    ),
+    "lgm_identity": dict(margin=0.1, likelihood_weight=0.01),
+}
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
@@ -28,7 +49,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
       ValueError: for an argument that is unknown, repeated or malformed; it names the
         argument and lists what is accepted.
     """
-    values = {"targeted": False, "runlocal": False, **defaults}
+    values = {"centers": "optimal", "targeted": False, "runlocal": False, **defaults}
     seen = set()
     for item in filter(None, (part.strip() for part in (arg or "").split(","))):
         name, has_value, text = item.partition("=")
@@ -89,13 +110,18 @@ def base_config(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         name=args.model,
         feature_dim=0,  # 0: the architecture's own
         center_norm=10.0,  # C_MM
-        centers="optimal",  # or random
+        centers=args.centers,
         dtype="float32",  # or bfloat16, for accelerators
     )
+    if args.centers == "hierarchical":
+        config.model.child_center_norm = 1.0  # of a class, seen from its parent's
     # The reference trains MMC without the paper's one half: its learning rates belong
     # to that loss.
-    scale = 2.0 if args.loss == "mmc" else 1.0
-    config.loss = dict(name=args.loss, loss_scale=scale)
+    config.loss = dict(
+        name=args.loss,
+        loss_scale=2.0 if args.loss in HALVED_LOSSES else 1.0,
+        **HYPERPARAMETERS.get(args.loss, {}),
+    )
     config.attack = training_attack(args)
     config.augment = dict(shift=0.1, flip=False)
     config.optimizer = dict(
@@ -113,15 +139,15 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     """Return the attack of adversarial training, empty for none.
 
     Ten steps of a quarter of epsilon (the paper's 2/255 for 8/255), every one of them
-    taken, and the objective that the loss itself is about: for MMC the distance to
-    the own center, the paper's adaptive type 1.
+    taken, and the objective that the loss itself is about: for MMC and its variants the
+    distance to the own center, the paper's adaptive type 1.
     """
     if args.adv in ("", "none"):
         return ml_collections.ConfigDict()
     attack = dict(
         name=args.adv,
         epsilon=args.eps,
-        objective="own_class" if args.loss == "mmc" else "cross_entropy",
+        objective="own_class" if args.loss in MMC_LOSSES else "cross_entropy",
         targeted=args.targeted,
         warmup_epochs=0,  # epochs over which the perturbation grows to its full size
     )

@@ -33,6 +33,7 @@ from absl import app, flags, logging
 
 from mmc_jax import data, evaluate, losses, train
 from mmc_jax.evaluate import inputs
+from mmc_jax.models.heads import LINEAR_HEADS
 from mmc_jax.report import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run of launch/train.py to judge.")
@@ -209,13 +210,14 @@ def _suites() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _suite_name(head: str | None) -> str:
-    """Return the suite's name; for a Mahalanobis head AutoAttack is its own version."""
+    """Return the suite's name; AutoAttack is its own where logits are distances."""
     suites = _suites()
     if _SUITE.value not in suites:
         accepted = ", ".join(suites)
         raise ValueError(f"unknown --suite={_SUITE.value}; accepted: {accepted}")
     own = f"{_SUITE.value}-mmc"
-    return own if head == "mahalanobis" and own in suites else _SUITE.value
+    by_distance = head is not None and head not in LINEAR_HEADS
+    return own if by_distance and own in suites else _SUITE.value
 
 
 def _epsilon() -> float:

@@ -136,14 +136,19 @@ def hierarchical_centers(
     if len(center_norms) != 2:
         raise ValueError(f"center_norms must be two norms, got {center_norms!r}")
     coarse, fine = center_norms
-    centers = np.array(
-        max_mahalanobis_centers(len(names), feature_dim, center_norm=coarse)
-    )[parents]
+    check_center_sizes(len(names), feature_dim, coarse)
+    centers = _code(len(names), feature_dim, coarse)[parents]
     for parent, size in zip(names, sizes, strict=True):
-        if size > 1:
-            children = max_mahalanobis_centers(size, feature_dim, center_norm=fine)
-            centers[parents == parent] += np.asarray(children)
-    return jnp.asarray(centers)
+        centers[parents == parent] += _code(size, feature_dim, fine)
+    return jnp.asarray(centers, dtype=jnp.float32)
+
+
+def _code(num_points: int, feature_dim: int, norm: float) -> np.ndarray:
+    """Return a code of that norm, in float64 on the host; one point is the origin."""
+    check_center_sizes(max(num_points, 2), feature_dim, norm)
+    if num_points == 1:
+        return np.zeros((1, feature_dim))
+    return norm * spherical_code(int(num_points), int(feature_dim))
 
 
 def mahalanobis_logits(features: Array, centers: Array) -> Array:
@@ -187,6 +192,77 @@ def mahalanobis_logits(features: Array, centers: Array) -> Array:
     squared_features = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
     squared_centers = jnp.sum(jnp.square(centers), axis=-1)[None, :]
     return 2.0 * products - squared_features - squared_centers
+
+
+def quadratic_logits(
+    features: Array, means: Array, scales: Array, biases: Array
+) -> Array:
+    """Return the quadratic logits of the paper's g-SCE.
+
+    `h_k = -(z - mu_k)^T Sigma_k (z - mu_k) + B_k`, computed as `mahalanobis_logits` is,
+    without anything of shape `[batch, num_classes, feature_dim]`.
+
+    Args:
+      features: z, float `[batch, feature_dim]`.
+      means: mu, float `[num_classes, feature_dim]`.
+      scales: sigma, float `[num_classes]` for `Sigma_k = sigma_k I`, or the diagonals
+        of Sigma, `[num_classes, feature_dim]`.
+      biases: B, float `[num_classes]`.
+
+    Returns:
+      h, `[batch, num_classes]`.
+
+    Examples:
+      >>> means, biases = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([0.0, 9.0])
+      >>> features = jnp.array([[3.0, 0.0]])
+      >>> quadratic_logits(features, means, jnp.array([1.0, 2.0]), biases).tolist()
+      [[-4.0, -17.0]]
+
+    Source: Pang et al., ICLR 2020, the quadratic logits of g-SCE.
+    """
+    chex.assert_type([features, means, scales, biases], float)
+    chex.assert_shape(biases, means.shape[:1])
+    if scales.ndim == 1:
+        chex.assert_equal_shape([scales, biases])
+        distances = -mahalanobis_logits(features, means)
+        return biases[None, :] - scales[None, :] * distances
+    chex.assert_equal_shape([scales, means])
+    chex.assert_shape(features, (None, means.shape[1]))
+    highest = jax.lax.Precision.HIGHEST
+    scaled = scales * means
+    squares = jnp.matmul(jnp.square(features), scales.T, precision=highest)
+    products = jnp.matmul(features, scaled.T, precision=highest)
+    offsets = biases - jnp.sum(scaled * means, axis=-1)
+    return 2.0 * products - squares + offsets[None, :]
+
+
+def gaussian_logits(
+    features: Array, centers: Array, *, log_variances: Array | None = None
+) -> Array:
+    """Return the log-likelihood of each class's Gaussian, up to a constant.
+
+    `h_k = -1/2 (z - mu_k)^T Lambda_k^-1 (z - mu_k) - 1/2 log|Lambda_k|`
+
+    Args:
+      features: z, float `[batch, feature_dim]`.
+      centers: mu, float `[num_classes, feature_dim]`.
+      log_variances: the logarithms of the diagonals of Lambda, shaped like centers;
+        None for Lambda = I.
+
+    Returns:
+      h, `[batch, num_classes]`.
+
+    Examples:
+      >>> gaussian_logits(jnp.array([[3.0]]), jnp.array([[1.0], [3.0]])).tolist()
+      [[-2.0, 0.0]]
+
+    Source: Wan et al., CVPR 2018, the logits of the Gaussian mixture at test time.
+    """
+    if log_variances is None:
+        return 0.5 * mahalanobis_logits(features, centers)
+    scales = 0.5 * jnp.exp(-log_variances)
+    biases = -0.5 * jnp.sum(log_variances, axis=-1)
+    return quadratic_logits(features, centers, scales, biases)
 
 
 def check_center_sizes(num_classes: int, feature_dim: int, center_norm: float) -> None:

@@ -146,14 +146,19 @@ class DataSplits:
         Raises:
             ValueError: no coarse labels, or a class with none or with several.
         """
-        train = self.train
-        if train.coarse_labels is None:
+        # All splits: a training set that was cut down may lack a class.
+        splits = [self.train, self.validation, self.test]
+        coarse = [s.coarse_labels for s in splits if s.coarse_labels is not None]
+        if len(coarse) < len(splits):
             raise ValueError(f"{self.name} has no coarse labels")
+        labels, coarse_labels = (
+            np.concatenate(arrays) for arrays in ([s.labels for s in splits], coarse)
+        )
         parents = np.full(self.num_classes, -1, np.int32)
-        parents[train.labels] = train.coarse_labels
-        unclear = np.flatnonzero(parents[train.labels] != train.coarse_labels)
+        parents[labels] = coarse_labels
+        unclear = np.flatnonzero(parents[labels] != coarse_labels)
         if unclear.size or parents.min() < 0:
-            label = train.labels[unclear[0]] if unclear.size else np.argmin(parents)
+            label = labels[unclear[0]] if unclear.size else np.argmin(parents)
             raise ValueError(
                 f"class {label} of {self.name} must have exactly one coarse label"
             )

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
+import numpy as np
 
-from mmc_jax.centers import check_center_sizes
+from mmc_jax.centers import check_center_sizes, hierarchical_centers
 from mmc_jax.models.cnn import CNN
 from mmc_jax.models.heads import CENTER_KINDS, HEADS, Classifier
 from mmc_jax.models.resnet import ResNet
@@ -72,6 +73,8 @@ def create(
     center_norm: float = 10.0,
     centers: str = "optimal",
     center_seed: int = 0,
+    class_parents: Sequence[int] | None = None,
+    child_center_norm: float = 1.0,
     dtype: str = "float32",
     axis_name: str | None = None,
 ) -> Classifier:
@@ -82,13 +85,19 @@ def create(
     Args:
       name: a key of `MODELS`.
       num_classes: at least 2, and no more than 2 where feature_dim is 1.
-      head: "softmax", linear logits, or "mahalanobis", minus the squared distances to
-        fixed centers.
+      head: one of `HEADS`: among them "softmax", linear logits, and "mahalanobis",
+        minus the squared distances to fixed centers. The table of all is in
+        `mmc_jax/models/heads.py`; `losses.head_of` says which one a loss needs.
       feature_dim: size of z, the linear layer below either head; None is the
         architecture's own.
       center_norm: C_MM, norm of the centers, finite and > 0.
-      centers: "optimal" (`max_mahalanobis_centers`) or "random" (`random_centers`).
+      centers: "optimal" (`max_mahalanobis_centers`), "random" (`random_centers`) or
+        "hierarchical" (`hierarchical_centers`): where preset centers lie.
       center_seed: seed of the centers, where they have one.
+      class_parents: int `[num_classes]`, the parent of each class
+        (`DataSplits.class_parents`); for hierarchical centers, which need it.
+      child_center_norm: norm of a class's center seen from its parent's, whose norm is
+        center_norm; finite and > 0.
       dtype: "float32" or "bfloat16", what the backbone computes in. Weights, features
         and logits are float32.
       axis_name: the mapped axis over which batch normalisation averages its
@@ -108,6 +117,20 @@ def create(
     if feature_dim is None:
         feature_dim = backbone.feature_dim
     check_center_sizes(num_classes, feature_dim, center_norm)
+    parents: tuple[int, ...] = ()
+    if centers == "hierarchical":
+        parents = tuple(np.asarray(class_parents or (), dtype=int).tolist())
+        if len(parents) != num_classes:
+            raise ValueError(
+                "centers='hierarchical' needs class_parents, one parent for each of"
+                f" the {num_classes} classes, got {class_parents!r}"
+            )
+        # Making them is the check; the model makes them again at its init.
+        hierarchical_centers(
+            np.asarray(parents),
+            feature_dim,
+            center_norms=(center_norm, child_center_norm),
+        )
     return Classifier(
         backbone=backbone.make(
             feature_dim=feature_dim, dtype=dtype, axis_name=axis_name
@@ -117,6 +140,8 @@ def create(
         center_norm=center_norm,
         center_kind=centers,
         center_seed=center_seed,
+        class_parents=parents,
+        child_center_norm=child_center_norm,
     )
 
 

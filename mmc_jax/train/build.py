@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,10 @@ import optax
 
 from mmc_jax import attacks, losses, models, parallel
 from mmc_jax.attacks.objectives import OBJECTIVES
-from mmc_jax.types import Attack, LossFn
+from mmc_jax.data import DataSplits
+from mmc_jax.losses import BoundLoss
+from mmc_jax.models.heads import PRESET_HEADS
+from mmc_jax.types import Attack
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -83,7 +86,20 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     parallel.check_divisible(config.batch_size, num_devices)
     # Building is the check of what the other modules know best.
-    create_model(config, num_classes=10)
+    try:
+        make_loss(config)
+    except ValueError as error:
+        raise ValueError(f"config.loss: {error}") from error
+    # The data's own parents are not here yet; any will do for the other fields.
+    create_model(config, num_classes=10, class_parents=(0, 1) * 5)
+    head = losses.head_of(config.loss.name)
+    if config.model.centers != "optimal" and head not in PRESET_HEADS:
+        with_preset = [n for n in losses.LOSSES if losses.head_of(n) in PRESET_HEADS]
+        raise ValueError(
+            f"config.model.centers={config.model.centers!r} is for losses with preset"
+            f" centers ({', '.join(with_preset)}), got config.loss.name="
+            f"{config.loss.name!r}"
+        )
     _rehearse(make_attack(config, num_classes=10))
 
 
@@ -111,14 +127,45 @@ def _get(config, field: str):
     return config
 
 
+def class_parents(
+    config: ml_collections.ConfigDict, splits: DataSplits
+) -> tuple[int, ...] | None:
+    """Return the coarse label of each class where a config's centers need it.
+
+    Args:
+      config: a checked config.
+      splits: its data.
+
+    Returns:
+      One for each class, or None where `model.centers` is not "hierarchical".
+
+    Raises:
+      ValueError: if the data set has no coarse labels.
+    """
+    if config.model.centers != "hierarchical":
+        return None
+    try:
+        return tuple(splits.class_parents().tolist())
+    except ValueError as error:
+        raise ValueError(
+            f"config.model.centers='hierarchical' cannot be had: {error}; accepted"
+            " there: optimal, random"
+        ) from error
+
+
 def create_model(
-    config: ml_collections.ConfigDict, num_classes: int, *, training: bool = False
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    *,
+    class_parents: Sequence[int] | None = None,
+    training: bool = False,
 ) -> nn.Module:
     """Build the model that a config describes.
 
     Args:
       config: a checked config.
       num_classes: from the data set.
+      class_parents: likewise, from `class_parents`; for hierarchical centers.
       training: whether it is for the train step, whose BatchNorm averages over the
         devices under `pmap`.
 
@@ -135,12 +182,13 @@ def create_model(
         head=losses.head_of(config.loss.name),
         feature_dim=options.pop("feature_dim") or None,
         center_seed=config.seed,
+        class_parents=class_parents,
         axis_name=parallel.axis_name_for(config.parallel) if training else None,
         **options,
     )
 
 
-def make_loss(config: ml_collections.ConfigDict) -> LossFn:
+def make_loss(config: ml_collections.ConfigDict) -> BoundLoss:
     """Build the loss that a config describes.
 
     Args:
@@ -148,8 +196,12 @@ def make_loss(config: ml_collections.ConfigDict) -> LossFn:
 
     Returns:
       (output, labels, variables) -> loss `[batch]`.
+
+    Raises:
+      ValueError: for an unknown loss, hyperparameter or value.
     """
-    return losses.make_loss(config.loss.name, loss_scale=config.loss.loss_scale)
+    options = config.loss.to_dict()
+    return losses.make_loss(options.pop("name"), **options)
 
 
 def make_attack(config: ml_collections.ConfigDict, num_classes: int) -> Attack | None:

@@ -144,7 +144,12 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
     """
     train_data = splits.train
     steps_per_epoch = len(train_data) // config.batch_size
-    model = build.create_model(config, splits.num_classes, training=True)
+    model = build.create_model(
+        config,
+        splits.num_classes,
+        class_parents=build.class_parents(config, splits),
+        training=True,
+    )
     attack = build.make_attack(config, splits.num_classes)
     state = create_train_state(
         model,

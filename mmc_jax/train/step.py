@@ -23,7 +23,9 @@ from jax import lax
 
 from mmc_jax import models
 from mmc_jax.data import DeviceDataset, to_batch
+from mmc_jax.losses import BoundLoss
 from mmc_jax.lowering import canonical_convolutions
+from mmc_jax.models.heads import Classifier
 from mmc_jax.types import Array, Attack, Batch, LossFn, Metrics, Variables
 
 Augment = Callable[[Array, Array], Array]
@@ -39,10 +41,21 @@ class TrainState(struct.PyTreeNode):
     """The model's other collections: `batch_stats`, `centers`, `preprocessing`."""
     opt_state: optax.OptState
     average: Any
-    """Exponential moving averages of `params` and `batch_stats`, or None."""
+    """Exponential moving averages of what the optimiser changes and of `batch_stats`,
+    or None."""
     model: nn.Module = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     ema_decay: float = struct.field(pytree_node=False, default=0.0)
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """The collections that the optimiser changes.
+
+        `params`, and `centers` where the model trains them.
+        """
+        if isinstance(self.model, Classifier) and self.model.trains_centers:
+            return {"params": self.params, "centers": self.model_state["centers"]}
+        return {"params": self.params}
 
     @property
     def variables(self) -> Variables:
@@ -83,22 +96,28 @@ def create_train_state(
     model_state = {name: value for name, value in variables.items() if name != "params"}
     if mean_image is not None:
         model_state["preprocessing"] = {"mean": jnp.asarray(mean_image, jnp.float32)}
-    params = variables["params"]
-    average = None
-    if ema_decay:
-        stats = {k: v for k, v in model_state.items() if k == "batch_stats"}
-        # Copies, since a step's state is donated and no buffer may be in it twice.
-        average = jax.tree.map(jnp.copy, {"params": params, **stats})
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        params=variables["params"],
         model_state=model_state,
-        opt_state=optimizer.init(params),
-        average=average,
+        opt_state=None,
+        average=None,
         model=model,
         optimizer=optimizer,
         ema_decay=ema_decay,
     )
+    average = None
+    if ema_decay:
+        stats = {k: v for k, v in model_state.items() if k == "batch_stats"}
+        # Copies, since a step's state is donated and no buffer may be in it twice.
+        average = jax.tree.map(jnp.copy, {**state.trained, **stats})
+    opt_state = optimizer.init(_as_optimized(state.trained))
+    return state.replace(opt_state=opt_state, average=average)
+
+
+def _as_optimized(trained: dict[str, Any]) -> Any:
+    """Return the tree that the optimiser sees: `params` alone, or both collections."""
+    return trained if len(trained) > 1 else trained["params"]
 
 
 def example_keys(key: Array, purpose: str, positions: Array) -> Array:
@@ -135,7 +154,7 @@ def train_step(
 
     The batch is augmented, then attacked with the model in inference mode; the
     gradient is taken in training mode on what comes out, and the running statistics
-    follow the same images.
+    follow the same images, and so do centers that a loss moves by a rule of its own.
 
     Args:
       state: the state before.
@@ -164,41 +183,52 @@ def train_step(
             adv_images = images + attack_scale(state.step) * (adv_images - images)
         images = adv_images
 
-    def mean_loss(params):
-        variables = {**state.model_state, "params": params}
+    def mean_loss(trained):
+        variables = {**state.variables, **trained}
         output, updates = state.model.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         losses = loss_fn(output, batch.labels, variables)
         chex.assert_shape(losses, batch.labels.shape)
         correct = jnp.argmax(output.logits, -1) == batch.labels
-        return jnp.mean(losses), (updates, jnp.mean(correct, dtype=jnp.float32))
+        metrics = {
+            "loss": jnp.mean(losses),
+            "accuracy": jnp.mean(correct, dtype=jnp.float32),
+        }
+        return metrics["loss"], (output, updates, metrics)
 
-    (loss, (updates, accuracy)), gradients = jax.value_and_grad(
-        mean_loss, has_aux=True
-    )(state.params)
-    metrics = {"loss": loss, "accuracy": accuracy}
+    gradients, (output, updates, metrics) = jax.grad(mean_loss, has_aux=True)(
+        state.trained
+    )
     if axis_name is not None:
         gradients, updates, metrics = lax.pmean(
             (gradients, updates, metrics), axis_name
         )
     metrics["gradient_norm"] = optax.tree.norm(gradients)
+    if isinstance(loss_fn, BoundLoss) and loss_fn.update_centers is not None:
+        centers = loss_fn.update_centers(
+            output, batch.labels, state.variables, axis_name
+        )
+        updates = {**updates, "centers": centers}
     return _apply_gradients(state, gradients, updates), metrics
 
 
 def _apply_gradients(state: TrainState, gradients, updates) -> TrainState:
     changes, opt_state = state.optimizer.update(
-        gradients, state.opt_state, state.params
+        _as_optimized(gradients), state.opt_state, _as_optimized(state.trained)
     )
-    params = optax.apply_updates(state.params, changes)
+    if len(state.trained) == 1:
+        changes = {"params": changes}
+    new = {**updates, **optax.apply_updates(state.trained, changes)}
     average = state.average
     if average is not None:
-        new = {"params": params, **updates}
-        average = optax.incremental_update(new, average, 1.0 - state.ema_decay)
+        followed = {name: new[name] for name in average}
+        average = optax.incremental_update(followed, average, 1.0 - state.ema_decay)
+    params = new.pop("params")
     return state.replace(
         step=state.step + 1,
         params=params,
-        model_state={**state.model_state, **updates},
+        model_state={**state.model_state, **new},
         opt_state=opt_state,
         average=average,
     )

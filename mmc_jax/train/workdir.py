@@ -78,6 +78,7 @@ def open_workdir(
         "config": plain,
         "seed": config.seed,
         "num_classes": splits.num_classes,
+        "class_parents": build.class_parents(config, splits),
         "image_shape": splits.train.image_shape,
         "data": {
             "source": splits.source,
@@ -127,7 +128,11 @@ def load(
         raise FileNotFoundError(f"no run.json in {path}: not a work directory of ours")
     record = json.loads((path / "run.json").read_text())
     config = ml_collections.ConfigDict(record["config"])
-    model = build.create_model(config, record["num_classes"])
+    model = build.create_model(
+        config,
+        record["num_classes"],
+        class_parents=record.get("class_parents"),
+    )
     template = jax.eval_shape(
         lambda: create_train_state(
             model,
