@@ -23,13 +23,18 @@ if _PLATFORM not in _PLATFORMS:
 
 # In the environment too, so that the programs that tests start see no GPU either.
 os.environ["JAX_PLATFORMS"] = _PLATFORMS[_PLATFORM]
-# Most of the time goes into compiling small programs, which this halves. `make verify`
-# runs every test on programs compiled as users compile them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_platforms", _PLATFORMS[_PLATFORM])
 jax.config.update("jax_num_cpu_devices", _NUM_DEVICES)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# Most of the time goes into compiling small programs, which this halves. It is read when
+# the devices are first named, and is not for the programs that tests start. Where
+# XLA_FLAGS is set, if only to nothing, it stands: `make verify` compiles as users do.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    jax.devices()
+    del os.environ["XLA_FLAGS"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
