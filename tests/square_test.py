@@ -254,7 +254,7 @@ def test_runs_no_pass_in_vain(bias, more, expected):
 
 
 def opposed_logits(images):
-    """Class 1 wins where the first pixel alone is white, class 2 where the second is."""
+    """Class 1 wins where the first pixel alone is white, class 2 the second."""
     first, second = images[:, 0, 0, 0], images[:, 0, 1, 0]
     return jnp.stack(
         [jnp.ones_like(first), 4 * (first - second), 4 * (second - first)], axis=1
