@@ -152,12 +152,58 @@ def test_each_attack_trains_with_what_it_has():
     assert "num_steps" not in CONFIGS["digits"]("adv=fgsm,runlocal").attack
     for loss in LOSSES:
         attack = CONFIGS["digits"](f"adv=pgd,loss={loss}").attack
-        expected = "own_class" if loss == "mmc" else "cross_entropy"
+        by_distance = loss in ("mmc", "absolute_mmc", "huber_mmc", "elastic_mmc")
+        expected = "own_class" if by_distance else "cross_entropy"
         assert attack.objective == expected
     scales = {
         loss: CONFIGS["digits"](f"loss={loss}").loss.loss_scale for loss in LOSSES
     }
-    assert scales == {"softmax": 1.0, "mmc": 2.0, "mmlda": 1.0}
+    # Twice those that have the paper's one half, and no other.
+    doubled = {loss for loss, scale in scales.items() if scale == 2.0}
+    assert doubled == {"mmc", "huber_mmc", "elastic_mmc"}
+    assert set(scales.values()) == {1.0, 2.0}
+
+
+def test_hyperparameters_of_a_loss_are_fields_with_the_library_s_defaults():
+    for loss in LOSSES:
+        fields = CONFIGS["mnist"](f"loss={loss}").loss.to_dict()
+        del fields["name"], fields["loss_scale"]
+        assert fields == losses.hyperparameters_of(loss)
+
+
+WRONG_HYPERPARAMETERS = {
+    "huber_mmc": ("threshold", 0.0),
+    "elastic_mmc": ("elasticity", -2.5),
+    "center": ("center_rate", 1.25),
+    "lgm": ("margin", -0.75),
+    "lgm_identity": ("likelihood_weight", np.nan),
+}
+
+
+@pytest.mark.parametrize("loss", WRONG_HYPERPARAMETERS)
+def test_a_wrong_hyperparameter_is_named_with_its_value(loss):
+    field, value = WRONG_HYPERPARAMETERS[loss]
+    config = CONFIGS["digits"](f"loss={loss}")
+    config.loss[field] = value
+    with pytest.raises(ValueError, match=rf"config\.loss: {field} must be .*{value}"):
+        checked(config)
+    del config.loss[field]
+    config.loss.sharpness = 1.0
+    with pytest.raises(ValueError, match=rf"config\.loss: .*'sharpness'.*{field}"):
+        checked(config)
+
+
+def test_centers_are_chosen_by_an_argument():
+    assert CONFIGS["mnist"]("loss=mmc").model.centers == "optimal"
+    for loss in ("mmc", "mmlda", "elastic_mmc"):
+        config = checked(CONFIGS["mnist"](f"loss={loss},centers=random"))
+        assert config.model.centers == "random"
+        assert "child_center_norm" not in config.model
+    config = checked(CONFIGS["cifar100"]("loss=mmc,centers=hierarchical"))
+    assert (config.model.center_norm, config.model.child_center_norm) == (10.0, 1.0)
+    config.model.child_center_norm = 0.0
+    with pytest.raises(ValueError, match="center_norm must be finite and > 0, got 0.0"):
+        checked(config)
 
 
 ACCEPTED = ".*".join(common.ARGUMENTS)
@@ -186,6 +232,8 @@ WRONG_ARGUMENTS = {
     "loss=hinge": r"config\.loss\.name must be one of .*mmlda.*, got 'hinge'",
     "loss=": r"config\.loss\.name must be one of .*mmlda.*, got ''",
     "adv=deepfool": r"unknown attack 'deepfool'; known are apgd, .*bim, .*fgsm, .*pgd",
+    "loss=mmc,centers=best": r"unknown centers 'best'; accepted: optimal, random, hier",
+    "loss=lgm,centers=random": r"centers='random' is for losses .*mmlda.*name='lgm'",
     "model=vgg16": r"unknown model 'vgg16'; accepted: cnn, resnet20_v1,",
     "model=": r"unknown model ''; accepted: cnn, resnet20_v1,",
 }

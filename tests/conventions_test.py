@@ -373,6 +373,17 @@ _SURFACE = {
     "centers.mahalanobis_logits": (("features", "centers"), ()),
     "losses.mmc_loss": (_LOSS, ()),
     "losses.mmlda_loss": (_LOSS, ()),
+    "losses.elastic_mmc_loss": ((*_LOSS, "preset_centers"), ("elasticity",)),
+    "losses.center_loss": (_LOSS, ()),
+    "losses.large_margin_gaussian_mixture_loss": (
+        _LOSS,
+        ("log_variances", "margin", "likelihood_weight"),
+    ),
+    "losses.generalized_softmax_cross_entropy": (
+        ("features", "labels", "means", "scales", "biases"),
+        (),
+    ),
+    "centers.hierarchical_centers": (("parents", "feature_dim"), ("center_norms",)),
     "models.create": (("name",), ("num_classes", "head", "feature_dim")),
     "models.make_logits_fn": (("model", "variables"), ()),
     "train.train_step": (("state", "batch", "key"), ("loss_fn", "attack", "axis_name")),

@@ -82,6 +82,11 @@ def read_centers(variables: Variables, head: str, *names: str) -> tuple[Array, .
 def check_number(name: str, value: float, *, positive: bool = True) -> None:
     """Refuse a hyperparameter that is no finite number > 0, or >= 0.
 
+    Args:
+      name: what it is called.
+      value: what was given.
+      positive: whether 0 is refused too.
+
     Raises:
       ValueError: naming it, its value and what is accepted.
     """
