@@ -66,7 +66,7 @@ def test_the_whole_loss_exceeds_the_pairs_by_the_log_of_the_rivals_at_most(gener
 
 
 def test_rival_is_never_the_label():
-    logits = np.array([[1.0, 5, 3], [1, 5, 3], [5, 1, 1], [-np.inf, 2, -np.inf]])
+    logits = np.array([[1.0, 5, 3], [1, 5, 3], [5, 5, 1], [-np.inf, 2, -np.inf]])
     rivals = contours.rival_classes(jnp.asarray(logits), jnp.array([1, 0, 0, 1]))
     assert rivals.tolist() == [2, 1, 1, 0]
 
@@ -167,10 +167,10 @@ def test_shell_volumes_that_no_float_holds():
 
 
 def test_thin_shells_keep_their_digits():
-    # S r^(d - 1) dr, where r^d of both edges agree in nine digits.
+    # S r^(d - 1) dr, where r^d of both edges agree in twelve digits.
     step = 2.0**-40
-    found = density.log_shell_volume(2.0, 2.0 + step, 3)
-    np.testing.assert_allclose(found, math.log(4 * math.pi * 4 * step), atol=1e-11)
+    found = density.log_shell_volume(3.0, 3.0 + step, 3)
+    np.testing.assert_allclose(found, math.log(4 * math.pi * 9 * step), atol=1e-11)
 
 
 @pytest.mark.parametrize("feature_dim", [1, 2, 3, 9, 256])
@@ -291,6 +291,14 @@ def test_shells_with_nothing_and_with_everything():
     np.testing.assert_allclose(found.high, [math.log(10), math.log(10 * (1 - tail))])
 
 
+def test_shell_intervals_are_those_of_clopper_and_pearson():
+    found = sample_density.shell_log_density([0.5] * 7 + [1.5] * 13, [0, 1], 1)
+    # At its ends, as few or as many as were found are just not too improbable.
+    low, high = (math.exp(bound[0]) * 2 / 20 for bound in found[1:])
+    assert stats.binom.sf(6, 20, low) == pytest.approx(0.025)
+    assert stats.binom.cdf(7, 20, high) == pytest.approx(0.025)
+
+
 def test_shells_own_their_lower_edges():
     found = sample_density.shell_log_density([1.0, 2.0], [0.0, 1.0, 2.0], 1)
     np.testing.assert_allclose(found.value, [-np.inf, 0.0], atol=1e-15)
@@ -328,7 +336,7 @@ def test_balls_of_too_few_samples():
 @pytest.mark.parametrize("num_neighbours", [1, 5])
 def test_neighbours_find_an_even_density(generator, num_neighbours):
     # Around the middle of an even cube the border is far.
-    values, covered = [], []
+    values, misses = [], []
     for _ in range(40):
         features = generator.uniform(-1, 1, size=(500, 2))
         found = sample_density.neighbour_log_density(
@@ -337,11 +345,12 @@ def test_neighbours_find_an_even_density(generator, num_neighbours):
         middle = np.max(np.abs(features), axis=1) < 0.6
         truth = math.log(500 / 4)
         values.append(np.mean(found.value[middle]) - truth)
-        covered.append(np.mean(((found.low < truth) & (truth < found.high))[middle]))
+        missed = found.high < truth, truth < found.low
+        misses.append([np.mean(miss[middle]) for miss in missed])
     error = np.std(values) / math.sqrt(len(values))
     assert abs(np.mean(values)) < 4 * error
     assert error < 0.02
-    assert 0.88 < np.mean(covered) < 0.92
+    np.testing.assert_allclose(np.mean(misses, axis=0), 0.05, atol=0.01)
 
 
 def test_neighbours_by_hand():
