@@ -18,7 +18,9 @@ _MODULES = (
     "attacks",
     "centers",
     "checkpoint",
+    "contours",
     "data",
+    "density",
     "diagnostics",
     "evaluate",
     "losses",
@@ -27,6 +29,7 @@ _MODULES = (
     "models",
     "parallel",
     "report",
+    "sample_density",
     "train",
     "types",
 )

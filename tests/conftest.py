@@ -28,8 +28,8 @@ jax.config.update("jax_num_cpu_devices", _NUM_DEVICES)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
-# Most of the time goes into compiling small programs, which this halves. It is read when
-# the devices are first named, and is not for the programs that tests start. Where
+# Most of the time goes into compiling small programs, which this halves. It is read
+# when the devices are first named, and is not for the programs that tests start. Where
 # XLA_FLAGS is set, if only to nothing, it stands: `make verify` compiles as users do.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"

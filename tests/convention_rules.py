@@ -25,8 +25,10 @@ LAYERS = {
     "lowering": 1,
     "spherical_codes": 1,
     "centers": 1.1,
-    "density": 1.2,
     "losses": 1.2,
+    "contours": 1,
+    "density": 1.1,
+    "sample_density": 1.2,
     "data": 1,
     "models": 2,
     "attacks": 2,
@@ -81,7 +83,16 @@ MAX_BODY_LINES = 40
 LONGER_BODIES = {"mmc_jax/train/loop.py": 100}
 
 # Where the functions are the mathematics.
-_NUMERICAL = ("attacks", "centers", "data", "density", "losses", "lowering")
+_NUMERICAL = (
+    "attacks",
+    "centers",
+    "contours",
+    "data",
+    "density",
+    "losses",
+    "lowering",
+    "sample_density",
+)
 _FUNCTION_TYPES = ("Callable", "LogitsFn", "Objective", "Attack", "LossFn")
 # They return the function that they are given or that was named, and say how.
 _NAMED_WITHOUT_MAKE = {
