@@ -163,9 +163,9 @@ IN_ATTACKS = (
     Control(
         "the MMC loss is half the distance, not half its square",
         "ours",
-        "mmc_jax/losses.py",
-        "return 0.5 * jnp.sum(jnp.square(features - own_center), axis=-1)",
-        "return 0.5 * jnp.linalg.norm(features - own_center, axis=-1)",
+        "mmc_jax/losses/mahalanobis.py",
+        "return 0.5 * _squared_distance(features, labels, centers)",
+        "return 0.5 * jnp.sqrt(_squared_distance(features, labels, centers))",
         ("losses::test_mmc_by_hand",),
     ),
     Control(
