@@ -91,7 +91,7 @@ def page(record: dict[str, Any]) -> str:
         "pair_nats": np.log(1000 / softmax["pairs"]["count_seen_by_an_example"]),
         "denser": _log_density(mmc) - _log_density(softmax),
     }
-    texts = (_INTRODUCTION, "{spreads}", _THEOREM, "{theorem}", _VERDICT)
+    texts = (_INTRODUCTION, _THEOREM, _VERDICT)
     tables = {"spreads": _spreads(models), "theorem": _theorems(models)}
     return "\n\n".join(texts).format(**numbers, **tables) + "\n"
 
@@ -107,10 +107,12 @@ other seeds. The paper's density is that of training images.
 
 Lengths are in units of half the distance between the closest two class means, since a
 network may scale its features at will. Densities are natural logarithms of samples of
-one class per volume of that unit: around the class's mean, in the ball with half of the
-samples, and around each sample by its 5 nearest neighbours of the class. `way to tie` is
-the median distance to the plane where the logits of label and rival are equal, over the
-radius that holds half of the samples, in the dimensions that the logits read."""
+one class per volume of that unit: around the class's mean, in the ball with half of
+the samples, and around each sample by its 5 nearest neighbours of the class. `way to
+tie` is the median distance to the plane where the logits of label and rival are equal,
+over the radius that holds half of the samples, in the dimensions that the logits read.
+
+{spreads}"""
 
 _THEOREM = """## Theorem 2
 
@@ -118,33 +120,39 @@ Around the preset centers, by shells of the MMC loss. The rates N_k p_k(C) come 
 half of the images, the counts from the other. `exact` has the shell's volume, `printed`
 its surface alone, with a constant that fits the fullest shell. `clumping`, in nats: the
 median over the shells of the density by neighbours, less the same after every sample
-was given a random direction, its loss unchanged."""
+was given a random direction, its loss unchanged.
+
+{theorem}"""
 
 _VERDICT = """## What it shows
 
 - **MMC gathers samples.** Half of them lie {closer:.1f} times closer to their mean than
-  with softmax in all 256 dimensions, {closer_in_logits:.1f} times in the 9 that the
-  logits read, where softmax has no excuse. In those 9 the density is e^{denser:.0f} times
-  as high. The tie with the rival is {mmc_tie:.1f} half-radii away, against
-  {softmax_tie:.1f} with softmax. A few samples stay far out.
+  with softmax in all 256 dimensions, {closer_in_logits:.1f} times in the 9 that
+  softmax's loss constrains too. In those 9 the density is e^{denser:.0f} times as high.
+  The tie with the rival is {mmc_tie:.1f} half-radii away, with softmax
+  {softmax_tie:.1f}. A few samples stay far out.
+- **In 256 dimensions a density says little.** MMC's features all but lie in the 9
+  dimensions of the centers (the radii are the same in both), so their volume in 256 is
+  that of a nearly flat set, and its logarithm is mostly 256 times that of a length.
 - **Theorem 1 does not predict softmax's density.** Equal scales make its contours
   hyperplanes, and the shell between two of them has no finite volume: the predicted
-  density is 0 for any data. It is finite here only because balls are measured. The same
-  holds for MMLDA. Theorem 1 itself is tested on synthetic features
-  (tests/density_test.py); no model with unequal scales is trained.
-- **The paper's factor N_k against N_(k,k~) hardly matters.** With softmax an image shares
-  its pair of classes with {pair:.0f} others on average, not with the 100 of N / L^2, out
-  of 1,000 of its class: {pair_nats:.1f} nats of the {denser:.0f}.
-- **Theorem 2 is bookkeeping, once exact.** With the true volume it restates a count, and
-  agrees with the counts on held-out images. As printed it drifts by half a log C. Nearly
-  all of its fall over the loss is the volume's power of C, whatever the data are.
-- **Samples do not spread evenly over their shells**, as reading it as the density at a
-  sample would need. Neighbours find them far denser, in few directions: features that
-  miss their center do so in company. In 256 dimensions the bias of that estimate is
-  large; the evenly spread copies, of the same losses and number, show how large.
-- **Density is not robustness.** Plain MMC is no more robust than softmax under the
-  strongest attacks (results/mnist/README.md), for all its density; the adversarially
-  trained model is, and is less dense than the plain one."""
+  density is 0 for any data. What is finite here is measured in balls. The same holds
+  for MMLDA. Theorem 1 itself is tested on synthetic features (tests/density_test.py);
+  no model with unequal scales is trained.
+- **The paper's factor, N_k against N_(k,k~), hardly matters.** With softmax an image
+  shares its label and rival with {pair:.0f} images on average, not with the 100 of
+  N / L^2, out of some 1,000 of its class: {pair_nats:.1f} nats of the {denser:.0f}.
+- **Theorem 2 is bookkeeping, once exact.** With the true volume it restates a count,
+  and agrees with counts of held-out images. As printed it drifts by half a log C. Most
+  of the fall of density with the loss is the volume's power of C, whatever the data.
+- **Samples do not spread evenly over their shells**, as they would have to for the
+  theorem to tell the density at a sample. Neighbours find them far denser: features
+  that miss their center do so in company, in few directions. In 256 dimensions that
+  estimate is badly biased; the evenly spread copies, of equal losses and number, show
+  by how much.
+- **Density is not robustness.** Under the strongest attacks plain MMC is no more robust
+  than softmax (results/mnist/README.md). The adversarially trained model is, and is
+  less dense than the plain one."""
 
 
 def _log_density(model: dict[str, Any]) -> float:
