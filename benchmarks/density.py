@@ -86,8 +86,8 @@ def _measure(variables: Any, features: np.ndarray, labels: np.ndarray) -> dict:
     }
     if centers is not None:
         own = features - centers[labels]
-        theorems = _theorem_2(own, labels), _theorem_2(own @ basis, labels)
-        result["theorem_2"] = dict(zip(("all", "logits"), theorems, strict=True))
+        result["theorem_2"] = {"all": _theorem_2(own, labels)}
+        result["theorem_2"]["logits"] = _theorem_2(own @ basis, labels)
     return result
 
 
@@ -98,8 +98,7 @@ def _spread(features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     unit = between[~np.eye(_NUM_CLASSES, dtype=bool)].min() / 2
     offsets = (features - means[labels]) / unit
     distances, dim = np.linalg.norm(offsets, axis=1), features.shape[1]
-    covariance = np.cov(offsets.T)
-    shares = (0.01, *np.arange(1, 20) / 20, 0.97, 0.98, 0.99, 0.999)
+    spectrum = np.linalg.eigvalsh(np.cov(offsets.T))
     nearest = _neighbours(offsets, labels)
     # The median and its interval; only what is not negative can be ranked.
     median = sample_density.ball_radius(nearest - nearest.min())
@@ -108,14 +107,14 @@ def _spread(features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "unit": unit,
         "radii": {
             f"{share:g}": sample_density.ball_radius(distances, share=share)
-            for share in shares
+            for share in (0.01, *np.arange(1, 20) / 20, 0.97, 0.98, 0.99, 0.999)
         },
         "log_density_of_half": [
             bound - np.log(_NUM_CLASSES)
             for bound in sample_density.ball_log_density(distances, dim)
         ],
         "log_density_of_neighbours": [bound + nearest.min() for bound in median],
-        "effective_dimensions": np.trace(covariance) ** 2 / np.sum(covariance**2),
+        "effective_dimensions": np.sum(spectrum) ** 2 / np.sum(spectrum**2),
     }
 
 
