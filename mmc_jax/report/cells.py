@@ -42,6 +42,8 @@ class Cell:
     """The numbers of the findings that mark it."""
     is_published: bool = False
     """Whether it is somebody else's number, which a page sets apart."""
+    is_key: bool = False
+    """Whether it names a row that a reader should take away."""
 
     def __str__(self) -> str:
         """Return it on one line."""

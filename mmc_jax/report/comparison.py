@@ -61,7 +61,7 @@ def compare(records: Mapping[str, Record]) -> Comparison:
         *(share_cell(record["clean"]) for record in records.values()),
     ]
     summary = [
-        Cell("worst case"),
+        Cell("worst case", is_key=True),
         *(_worst(name, record, found) for name, record in records.items()),
     ]
     strongest = _strongest(records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmc_jax.report.cells import Cell, Table
@@ -55,10 +55,24 @@ def origin_section(
     if not commands:
         blocks.append(Text("The command that made these records was not recorded."))
     blocks += _facts("Seeds and settings", records, _settings)
+    if any(record.get("config") for record in records.values()):
+        blocks += _facts("Training", records, _training)
     blocks += _facts("Versions", records, lambda record: record["environment"])
     if any("trained_in" in record for record in records.values()):
         blocks += _facts("Versions at training", records, _trained_in)
     return Section("How it was made", blocks)
+
+
+def _training(record: Record) -> dict[str, Any]:
+    return dict(_flatten(record.get("config") or {}, ""))
+
+
+def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _trained_in(record: Record) -> Mapping[str, Any]:
