@@ -24,7 +24,7 @@ verify: lint  ## run the long checks: trainings, repeated kills, benchmarks
 	@$(PYTHON) launch/set_up.py --extras test,bench
 	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchattacks \
 	  adversarial-robustness-toolbox
-	@$(BIN)/python -m pytest -m verify --durations 15 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m verify -rs --durations 15 $(PYTEST_ARGS)
 	@set -e; for script in benchmarks/[!_]*.py; do \
 	  echo "== $$script"; $(BIN)/python $$script; done
 

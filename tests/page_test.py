@@ -78,9 +78,8 @@ class _Document(html.parser.HTMLParser):
 
     def table(self, start: str) -> dict[str, dict[str, tuple[str, float | None]]]:
         """Return row -> column -> (text, value) of the table with that caption."""
-        (found,) = [
-            rows for name, rows in self.tables.items() if name.startswith(start)
-        ]
+        captions = [name for name in self.tables if name.startswith(start)]
+        found = self.tables[start if start in captions else captions[0]]
         header, *rows = found
         columns = [text for text, _ in header]
         return {
@@ -115,11 +114,6 @@ def _share(plain):
     low, high = plain["interval_95"]
     text = f"{100 * plain['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     return text, plain["value"]
-
-
-def _same(found, share, *more):
-    text, value = _share(share)
-    assert found == (" ".join([text, *more]), value)
 
 
 def test_the_comparison_holds_every_accuracy_of_the_records(page, results):
