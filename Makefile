@@ -25,7 +25,7 @@ verify: lint  ## run all tests, the long ones too, and the benchmarks
 	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchattacks \
 	  adversarial-robustness-toolbox
 	@XLA_FLAGS= $(BIN)/python -m pytest -m 'verify or not verify' -n 2 --dist worksteal \
-	  --durations 15 $(PYTEST_ARGS)
+	  -rs --durations 15 $(PYTEST_ARGS)
 	@set -e; for script in benchmarks/[!_]*.py; do \
 	  echo "== $$script"; $(BIN)/python $$script; done
 

@@ -19,6 +19,7 @@ _REQUIRED = [
     "chex>=0.1.92",
     "flax>=0.12.8",
     "jax>=0.10.2",
+    "jinja2>=3.1.6",
     "matplotlib>=3.10",
     "ml_collections>=1.1",
     "numpy>=2.1",
@@ -62,7 +63,7 @@ setuptools.setup(
     # The scripts in `configs/` and `launch/` are run from a checkout: installed, their
     # names would clash with everybody else's.
     packages=setuptools.find_packages(include=["mmc_jax", "mmc_jax.*"]),
-    package_data={"mmc_jax": ["py.typed"]},
+    package_data={"mmc_jax": ["py.typed"], "mmc_jax.report": ["templates/*"]},
     zip_safe=False,
     install_requires=_REQUIRED,
     extras_require={

@@ -12,9 +12,10 @@ Any JAX model: a function from float32 images [batch, height, width, channels] i
         --epsilon=8/255
 
 It says what it will cost, prints a table and writes a JSON record with every number's
-counts, hyperparameters, seed and versions. In a cascade each attack sees only what
-those before it left, the fastest way to the worst case; --mode=individual gives every
-attack an accuracy of its own.
+counts, hyperparameters, seed and versions. report.html beside it (with --out=NAME.json
+NAME.report.html) is the same to read. In a cascade each attack sees only what those
+before it left, the fastest way to the worst case; --mode=individual gives every attack
+an accuracy of its own.
 
 Killed or interrupted, the same command goes on after the last batch that was done, from
 the journal beside the record. The adversarial images are kept with
@@ -31,10 +32,9 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from mmc_jax import data, evaluate, losses, train
+from mmc_jax import data, evaluate, losses, report, train
 from mmc_jax.evaluate import inputs
 from mmc_jax.models.heads import LINEAR_HEADS
-from mmc_jax.report import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run of launch/train.py to judge.")
 _CHECKPOINT = flags.DEFINE_enum(
@@ -117,9 +117,10 @@ def main(argv: list[str]) -> None:
 def _judge() -> None:
     _suite_name(head=None)  # refuse a wrong flag before anything is loaded
     epsilon = _epsilon()
-    logits_fn, images, labels, source, head = _subject()
-    suite = _suite_name(head)
+    logits_fn, images, labels, source, config = _subject()
+    suite = _suite_name(None if config is None else losses.head_of(config.loss.name))
     attacks = _suites()[suite]
+    origin = _origin(source, suite, config)
     chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
     images, labels = images[chosen], labels[chosen]
     settings = {
@@ -147,8 +148,8 @@ def _judge() -> None:
             **settings,
         )
     except KeyboardInterrupt as interruption:
-        _stop(interruption, source, suite)
-    _write(record, source, suite)
+        _stop(interruption, origin)
+    _write(record, origin)
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
         print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
@@ -156,19 +157,19 @@ def _judge() -> None:
         journal.unlink()
 
 
-def _stop(interruption: KeyboardInterrupt, source: str, suite: str) -> NoReturn:
+def _stop(interruption: KeyboardInterrupt, origin: dict[str, Any]) -> NoReturn:
     """Write what was done, say how to go on, and leave."""
     if not isinstance(interruption, evaluate.EvaluationInterrupted):
         print("\nInterrupted before the first attack; nothing was written.")
         sys.exit(130)
-    rows = interruption.record.rows
-    _write(interruption.record, source, suite)
+    _write(interruption.record, origin)
+    rows, num_rows = interruption.record.rows, len(_suites()[origin["suite"]])
     goes_on = "To go on" if _journal() else "To judge again, from the start"
     argv = [word for word in sys.argv if word.lstrip("-") != "restart"]
     print(
-        f"Interrupted after {sum(row.complete for row in rows)} of"
-        f" {len(_suites()[suite])} attacks; the record above is an upper bound."
-        f" {goes_on}:\n    {shlex.join(['python', *argv])}\n"
+        f"Interrupted after {sum(row.complete for row in rows)} of {num_rows} attacks;"
+        f" the record above is an upper bound. {goes_on}:\n"
+        f"    {shlex.join(['python', *argv])}\n"
         "To be done sooner: --restart --num_images=N with a smaller N."
     )
     sys.exit(130)
@@ -230,8 +231,7 @@ def _epsilon() -> float:
 
 
 def _subject():
-    """Return the classifier, its data and their source, and the head if known."""
-    head = None
+    """Return the classifier, its data and their source, and its config if known."""
     if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
         raise ValueError(
             "give either --workdir, a run of launch/train.py, or --logits_fn, anyone's"
@@ -240,9 +240,8 @@ def _subject():
     if _WORKDIR.value is not None:
         loaded = train.load(_WORKDIR.value, checkpoint=_CHECKPOINT.value)
         _, _, logits_fn, config = loaded
-        head = losses.head_of(config.loss.name)
     elif _DATA.value is not None:
-        logits_fn = inputs.load_logits_fn(_LOGITS_FN.value)
+        logits_fn, config = inputs.load_logits_fn(_LOGITS_FN.value), None
     else:
         raise ValueError("--logits_fn needs --data, an .npz to judge it on")
     if _DATA.value is not None:
@@ -250,7 +249,7 @@ def _subject():
         source = _DATA.value
     else:
         images, labels, source = inputs.load_split(config, _SPLIT.value)
-    return logits_fn, images, labels, source, head
+    return logits_fn, images, labels, source, config
 
 
 def _out() -> pathlib.Path:
@@ -259,19 +258,27 @@ def _out() -> pathlib.Path:
     return pathlib.Path(_OUT.value or default)
 
 
-def _write(record: evaluate.EvaluationRecord, source: str, suite: str) -> None:
-    name, out = _WORKDIR.value or _LOGITS_FN.value, _out()
-    origin = {
-        "model": name,
-        "checkpoint": _CHECKPOINT.value if _WORKDIR.value else None,
+def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:
+    """Return what the record is of, and what made it."""
+    return {
+        "model": _WORKDIR.value or _LOGITS_FN.value,
+        "checkpoint": config and _CHECKPOINT.value,
+        "config": config and config.to_dict(),
         "data": source,
         "suite": suite,
         "seed": _SEED.value,
         "command": shlex.join(["python", *sys.argv]),
     }
-    inputs.write_json({**origin, **record.to_dict()}, out)
+
+
+def _write(record: evaluate.EvaluationRecord, origin: dict[str, Any]) -> None:
+    name, out = origin["model"], _out()
+    content = {**origin, **record.to_dict()}
+    inputs.write_json(content, out)
     label = pathlib.Path(name).name if _WORKDIR.value else name
-    print(f"\n{tables.render({label: record})}\n\nThe record is in {out}.")
+    page = out.with_suffix(".report.html") if _OUT.value else out.parent / "report.html"
+    report.write_record_page(page, {label: content}, title=f"{label} under attack")
+    print(f"\n{report.render({label: record})}\n\nThe record is in {out}, as {page}.")
 
 
 def _fail(error: Exception | str) -> None:

@@ -4,12 +4,13 @@
 
 On scikit-learn's handwritten digits it trains a softmax cross-entropy model, an MMC
 model and an adversarially trained MMC model, attacks all three, prints one table, and
-writes results.json, figures and the checkpoints. A fourth, small MMC model has two
-features, to draw them.
+writes results.json, figures, the checkpoints, and report.html, which shows it all. A
+fourth, small MMC model has two features, to draw them.
 """
 
 import json
 import pathlib
+import shlex
 import sys
 import time
 
@@ -75,11 +76,13 @@ def main(argv: list[str]) -> None:
         )
     table = report.render(records)
     print(f"\n{table}\n")
-    _write_results(workdir, records, curves)
+    results = _write_results(workdir, loaded, records, curves)
     _draw(workdir, loaded, records, curves, images, labels)
+    _write_page(workdir, results)
     print(
         f"In {time.perf_counter() - start:.0f} s. The environment is .venv/; the run is"
-        f" {workdir}/ with results.json, figures/*.png and a work directory a model."
+        f" {workdir}/ with report.html to read, results.json, figures/*.png and a work"
+        " directory a model."
     )
 
 
@@ -115,15 +118,55 @@ def _attack(logits_fn, images, labels, rows, epsilon, keep_images=False):
     )
 
 
-def _write_results(workdir: pathlib.Path, records, curves) -> None:
+def _write_results(workdir: pathlib.Path, loaded, records, curves):
     content = {
-        "models": {name: record.to_dict() for name, record in records.items()},
+        "command": shlex.join(["python", *sys.argv]),
+        "models": {
+            name: {"config": loaded[name][3].to_dict(), **record.to_dict()}
+            for name, record in records.items()
+        },
         "accuracy_vs_epsilon": {
             name: dict(zip(("epsilon", "accuracy", "interval_95"), curve, strict=True))
             for name, curve in curves.items()
         },
     }
     (workdir / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def _write_page(workdir: pathlib.Path, results) -> None:
+    """Write report.html from what was saved."""
+    figures = workdir / "figures"
+    triples = [
+        report.Picture.from_file(
+            figures / f"images_{_slug(name)}.png",
+            f"{name}: clean images, adversarial ones of the worst case, and their"
+            " difference, amplified",
+        )
+        for name in results["models"]
+    ]
+    plane = report.Picture.from_file(
+        figures / "features.png",
+        "Test features of a small MMC model around the centers of their classes, and"
+        " the way that an attack takes through them",
+    )
+    training = report.Picture.from_file(
+        figures / "training.png", "Loss and validation accuracy over wall-clock time"
+    )
+    report.write_record_page(
+        workdir / "report.html",
+        results["models"],
+        title="Robust digits",
+        lead="Three models of scikit-learn's handwritten digits, and what attacks leave"
+        f" of them. The curve over epsilon is of {_SWEPT}.",
+        curves=results["accuracy_vs_epsilon"],
+        sections=[
+            report.Section("Adversarial images", triples),
+            report.Section("Features", [plane]),
+            report.Section("Training", [training]),
+        ],
+        command=results["command"],
+    )
 
 
 def _draw(workdir, loaded, records, curves, images, labels) -> None:

@@ -84,14 +84,22 @@ def test_any_model_is_judged(judge, tmp_path, capsys):
     # The attack, the clean image, the verdict, the verdict on 8 bits.
     assert "1 attacks: at most 4 forward and 1 backward passes" in printed
     assert printed.index("backward passes") < printed.index("worst case")
-    assert f"{100 * (labels == 0).mean():.1f}" in printed
-    assert "evaluation.json" in printed
+    worst = f"{100 * (labels == 0).mean():.1f}"
+    assert worst in printed
+    assert "evaluation.json" in printed and "report.html" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert f'<span class="value">{worst}</span>' in page
+    assert f"{__name__}:linear_logits under attack" in page
 
 
 def test_the_first_images_are_judged(judge):
     judge(num_images=4, out="some/where.json", mode="individual")
     record = json.loads(pathlib.Path("some/where.json").read_text())
     assert (record["num_examples"], record["mode"]) == (4, "individual")
+    assert {path.name for path in pathlib.Path("some").iterdir()} == {
+        "where.json",
+        "where.report.html",
+    }
     with pytest.raises(SystemExit):
         judge(num_images=10)
 
@@ -138,6 +146,7 @@ def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
     assert "Interrupted after 1 of 2 attacks" in printed
     assert "To go on:\n    python launch/evaluate.py '--logits_fn=a b'\n" in printed
     assert "at most" in printed and "(unfinished)" in printed
+    assert "was interrupted" in pathlib.Path("report.html").read_text()
 
 
 def test_the_same_command_goes_on(judge, tired, capsys, tmp_path, monkeypatch):
@@ -251,6 +260,7 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
         record = json.loads((workdir / "evaluation.json").read_text())
         correct = np.asarray(logits_fn(images)).argmax(axis=1) == labels
         assert record["clean"]["count"] == correct.sum()
+        assert record["config"]["dataset"] == "digits"
     assert asked == [(str(workdir), "best"), (str(workdir), "last")]
 
 

@@ -73,7 +73,9 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
         names = set(archive.namelist())
     contents = {name for name in names if ".dist-info/" not in name}
     package = _ROOT / "mmc_jax"
-    sources = [*package.rglob("*.py"), package / "py.typed"]
+    templates = list(package.glob("report/templates/*"))
+    sources = [*package.rglob("*.py"), package / "py.typed", *templates]
+    assert len(templates) == 3
     assert contents == {path.relative_to(_ROOT).as_posix() for path in sources}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -101,6 +101,8 @@ def test_quickstart(tmp_path):
         assert name in printed
     assert "worst case" in printed and "results.json" in printed
     assert len(list((tmp_path / "figures").glob("*.png"))) >= 4
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<img src="data:') == 6 and "Missing" not in page
     assert len(list(tmp_path.glob("*/checkpoints/*/commit_success.txt"))) >= 4
 
 

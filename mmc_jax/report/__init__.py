@@ -1,20 +1,58 @@
-"""Reports: `tables` as text; runs, curves, images, features, transfer as figures."""
+"""Reports: tables as text, figures, and pages that hold both.
 
+`tables` and `transfer` make text; runs, curves, images, features and transfer become
+figures; `page` puts cells, pictures and findings into one HTML file, and `record_page`
+makes that of an experiment from its records.
+"""
+
+from mmc_jax.report.cells import (
+    MISSING,
+    Cell,
+    Table,
+    published_cell,
+    seeds_cell,
+    share_cell,
+)
 from mmc_jax.report.figures import (
     accuracy_vs_epsilon,
     feature_map,
     training_curves,
 )
+from mmc_jax.report.origin import origin_section
+from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
 from mmc_jax.report.pictures import image_triples
+from mmc_jax.report.record_page import (
+    curve_section,
+    evaluation_section,
+    rows_section,
+    write_record_page,
+)
 from mmc_jax.report.tables import render
 from mmc_jax.report.transfer import render_transfer, transfer_heat_map
 
 __all__ = [
+    "MISSING",
+    "Cell",
+    "Code",
+    "Findings",
+    "Picture",
+    "Section",
+    "Table",
+    "Text",
     "accuracy_vs_epsilon",
+    "curve_section",
+    "evaluation_section",
     "feature_map",
     "image_triples",
+    "origin_section",
+    "published_cell",
     "render",
     "render_transfer",
+    "rows_section",
+    "seeds_cell",
+    "share_cell",
     "training_curves",
     "transfer_heat_map",
+    "write_page",
+    "write_record_page",
 ]

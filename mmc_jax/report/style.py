@@ -33,8 +33,10 @@ CLASS_COLORS = (
 )
 LIGHT_COLORS = ("#88CCEE", "#44AA99", "#999933", "#DDCC77")
 """Those on which black text is read better than white."""
+DOTS_PER_INCH = 150
+"""Of the figures that are made of dots."""
 _STYLE: dict[Any, Any] = {
-    "figure.dpi": 150,
+    "figure.dpi": DOTS_PER_INCH,
     "savefig.bbox": "tight",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -53,6 +55,8 @@ _STYLE: dict[Any, Any] = {
     "legend.handlelength": 2.8,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
+    # The same drawing is the same file, to the byte.
+    "svg.hashsalt": "mmc_jax",
 }
 
 Path = str | os.PathLike[str]
@@ -83,7 +87,8 @@ def drawing(
         axes = figure.subplots(rows, columns, squeeze=False)
         yield figure, list(axes.flat)
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        is_svg = pathlib.Path(path).suffix == ".svg"
+        figure.savefig(path, metadata={"Date": None} if is_svg else None)
 
 
 def with_styles(named: Mapping[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:

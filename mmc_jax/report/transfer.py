@@ -9,8 +9,9 @@ import numpy as np
 
 from mmc_jax.evaluate import TransferRecord
 from mmc_jax.report import style as house
+from mmc_jax.report.cells import MARK
 from mmc_jax.report.style import Path
-from mmc_jax.report.tables import MARK, STYLES, grid, share_text
+from mmc_jax.report.tables import STYLES, grid, share_text
 
 _DARK = 0.5
 
