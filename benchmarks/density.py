@@ -177,22 +177,30 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     fullest = np.argmax(measured.value + whole)
     predicted["printed"] += (predicted["exact"] - predicted["printed"])[fullest]
 
-    # What the theorem takes for granted: every sample in a direction of its own.
+    return {
+        "edges": edges,
+        "measured": [bound + counted for bound in measured],
+        "predicted": predicted,
+        "neighbours": _neighbours_by_shell(offsets, labels, losses, edges),
+    }
+
+
+def _neighbours_by_shell(
+    offsets: np.ndarray, labels: np.ndarray, losses: np.ndarray, edges: np.ndarray
+) -> dict[str, list[float]]:
+    """Hold the samples against samples in directions of their own.
+
+    That every direction is as likely is what the theorem takes for granted.
+    """
     normal = np.random.default_rng(0).normal(size=offsets.shape)
     lengths = np.linalg.norm(offsets, axis=1) / np.linalg.norm(normal, axis=1)
     shell = np.digitize(losses, edges) - 1
-    neighbours = {
+    return {
         name: [np.median(nearest[shell == index]) for index in range(_NUM_SHELLS)]
         for name, nearest in (
             ("samples", _neighbours(offsets, labels)),
             ("evenly_spread", _neighbours(lengths[:, None] * normal, labels)),
         )
-    }
-    return {
-        "edges": edges,
-        "measured": [bound + counted for bound in measured],
-        "predicted": predicted,
-        "neighbours": neighbours,
     }
 
 

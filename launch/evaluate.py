@@ -11,11 +11,10 @@ Any JAX model: a function from float32 images [batch, height, width, channels] i
     python launch/evaluate.py --logits_fn=package.module:function --data=test.npz \
         --epsilon=8/255
 
-It says what it will cost, prints a table and writes a JSON record with every number's
-counts, hyperparameters, seed and versions. report.html beside it (with --out=NAME.json
-NAME.report.html) is the same to read. In a cascade each attack sees only what those
-before it left, the fastest way to the worst case; --mode=individual gives every attack
-an accuracy of its own.
+It says what it will cost, prints a table and writes a JSON record with all counts,
+hyperparameters and versions, and report.html (with --out=NAME.json NAME.report.html) to
+read. In a cascade each attack sees only what those before it left, the fastest way to
+the worst case; --mode=individual gives every attack an accuracy of its own.
 
 Killed or interrupted, the same command goes on after the last batch that was done, from
 the journal beside the record. The adversarial images are kept with
@@ -272,8 +271,7 @@ def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:
 
 
 def _write(record: evaluate.EvaluationRecord, origin: dict[str, Any]) -> None:
-    name, out = origin["model"], _out()
-    content = {**origin, **record.to_dict()}
+    name, out, content = origin["model"], _out(), {**origin, **record.to_dict()}
     inputs.write_json(content, out)
     label = pathlib.Path(name).name if _WORKDIR.value else name
     page = out.with_suffix(".report.html") if _OUT.value else out.parent / "report.html"
