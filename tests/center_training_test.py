@@ -180,7 +180,9 @@ def assert_close(actual, expected, tolerance):
     [("center", parallel.MODES), ("lgm", ("pmap",)), ("elastic_mmc", ("jit",))],
 )
 def test_any_number_of_devices_moves_the_centers_alike(name, modes):
-    attack = attacks.make_attack("fgsm", epsilon=0.05, objective="cross_entropy")
+    attack = None
+    if name == "center":
+        attack = attacks.make_attack("fgsm", epsilon=0.05, objective="cross_entropy")
 
     def run(mode, num_devices):
         step_fn = functools.partial(
@@ -291,11 +293,9 @@ def test_run_with_center_loss_is_loaded_with_its_centers(tmp_path):
     state = train(tiny_config("loss=center"), tmp_path, progress=False)
     _, variables, logits_fn, _ = mmc_jax.load(tmp_path, checkpoint="last")
     assert_close(variables, state.variables, 0)
-    start = build.create_model(tiny_config("loss=center"), 10).init(
-        jax.random.fold_in(jax.random.key(0), 0), np.zeros((1, 8, 8, 1), np.float32)
-    )
-    moved = variables["centers"]["centers"] - start["centers"]["centers"]
-    assert np.linalg.norm(moved, axis=1).min() > 0.1
+    # At first they are within Glorot's bound.
+    moved = np.abs(variables["centers"]["centers"]).max(axis=1)
+    assert moved.min() > np.sqrt(6 / (10 + 256))
     assert logits_fn(np.zeros((1, 8, 8, 1), np.float32)).shape == (1, 10)
 
 
