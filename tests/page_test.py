@@ -363,6 +363,16 @@ def test_tables_hold_seeds_papers_and_the_strongest_attack(results, tmp_path):
     assert report.seeds_cell([]) == report.MISSING
 
 
+def test_what_is_no_number_sorts_last_and_what_is_infinite_by_size(tmp_path):
+    values = (0.5, float("nan"), float("inf"), -float("inf"), None)
+    rows = [[report.Cell("a"), report.Cell("b", value=value)] for value in values]
+    path = report.write_page(
+        tmp_path / "a.html", title="t", sections=[report.Section("s", [_table(*rows)])]
+    )
+    found = [row[1][1] for row in _Document(path).tables["c"][1:]]
+    assert found == ["0.5", None, "Infinity", "-Infinity", None]
+
+
 def _table(*rows):
     return report.Table("c", ("a", "b"), [rows])
 
