@@ -296,7 +296,7 @@ def test_hostile_names_stay_text(results, tmp_path):
     assert all(source.startswith(("data:", "#")) for source in _sources(page))
     assert page.texts["title"] == page.texts["h1"] == _HOSTILE
     assert page.texts["code"] == f"</code></pre>{_HOSTILE}"
-    assert page.texts["li"].count(_HOSTILE) == 4  # a section, and the finding
+    assert page.texts["li"].count(_HOSTILE) == 5  # a section, and the finding
     assert _HOSTILE in page.table("500 images")[_HOSTILE]
 
 
