@@ -101,7 +101,8 @@ class Page:
         self.send("Emulation.setEmulatedMedia", features=features)
 
     def open(self, path: pathlib.Path) -> None:
-        """Load a file and wait for it."""
+        """Load a file and wait for it; `events` are from then on."""
+        self.events.clear()
         self.send("Page.navigate", url=path.resolve().as_uri())
         self.wait_for("Page.loadEventFired")
 

@@ -296,7 +296,7 @@ def test_hostile_names_stay_text(results, tmp_path):
     assert all(source.startswith(("data:", "#")) for source in _sources(page))
     assert page.texts["title"] == page.texts["h1"] == _HOSTILE
     assert page.texts["code"] == f"</code></pre>{_HOSTILE}"
-    assert page.texts["li"].count(_HOSTILE) == 4  # a section, and the finding
+    assert page.texts["li"].count(_HOSTILE) == 5  # a section, and the finding
     assert _HOSTILE in page.table("500 images")[_HOSTILE]
 
 
@@ -361,6 +361,16 @@ def test_tables_hold_seeds_papers_and_the_strongest_attack(results, tmp_path):
     assert found["Center"]["the strongest attack"] == ("50.0 1 seed", 0.5)
     assert page.attributes("td", "class").count("number published") == 2
     assert report.seeds_cell([]) == report.MISSING
+
+
+def test_what_is_no_number_sorts_last_and_what_is_infinite_by_size(tmp_path):
+    values = (0.5, float("nan"), float("inf"), -float("inf"), None)
+    rows = [[report.Cell("a"), report.Cell("b", value=value)] for value in values]
+    path = report.write_page(
+        tmp_path / "a.html", title="t", sections=[report.Section("s", [_table(*rows)])]
+    )
+    found = [row[1][1] for row in _Document(path).tables["c"][1:]]
+    assert found == ["0.5", None, "Infinity", "-Infinity", None]
 
 
 def _table(*rows):

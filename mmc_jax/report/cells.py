@@ -11,19 +11,15 @@ Table(
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
+
+from mmc_jax.evaluate import Share
 
 MARK = "!"
 """What a cell with a finding carries, followed by the finding's number."""
-
-
-class ShareLike(Protocol):
-    """What is asked of a share; `evaluate.Share` has it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return `count`, `total`, `value` and `interval_95`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +44,13 @@ class Cell:
     def __str__(self) -> str:
         """Return it on one line."""
         return " ".join([self.text, *self.details, *([self.mark] if self.mark else [])])
+
+    @property
+    def sort_key(self) -> str | None:
+        """The value as JavaScript reads it; None for what sorts last."""
+        if self.value is None or math.isnan(self.value):
+            return None
+        return repr(float(self.value)).replace("inf", "Infinity")
 
     @property
     def mark(self) -> str:
@@ -90,7 +93,7 @@ class Table:
         return any(row[column].value is not None for row in self.rows)
 
 
-def share_cell(share: ShareLike | Mapping[str, Any]) -> Cell:
+def share_cell(share: Share | Mapping[str, Any]) -> Cell:
     """Return a share in percent with its interval.
 
     Args:
