@@ -14,7 +14,7 @@ ARGUMENTS = {
     "loss": "softmax, center, mmc, mmlda, absolute_mmc, huber_mmc, elastic_mmc, gsce,"
     " lgm or lgm_identity",
     "centers": "where the centers of the MMC losses and of MMLDA lie: optimal, random"
-    " or hierarchical, by the data set's coarse labels",
+    " or hierarchical, by the coarse labels of the data",
     "adv": "none, pgd, mim, bim or fgsm: adversarial training with that attack",
     "targeted": "a flag: attack random wrong classes in training",
     "eps": "radius of the training attack, such as 8/255 or 0.3",

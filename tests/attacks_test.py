@@ -208,12 +208,19 @@ CASES = {
 
 def rows(*names):
     """Return names to parametrize by; what is costly runs in `make verify`."""
+    costly = {name for name in names if CASES[name].is_costly}
+    return in_verify(names, costly)
+
+
+def in_verify(names, costly):
     return [
-        pytest.param(name, marks=pytest.mark.verify if CASES[name].is_costly else ())
+        pytest.param(name, marks=pytest.mark.verify if name in costly else ())
         for name in names
     ]
 
 
+# One of each kind, where the others would hardly show more; they run in `make verify`.
+FIRST = ("pgd", "apgd", "fab", "square", "carlini_wagner", "gaussian_noise")
 # One row an attack, where a second norm would show nothing new.
 ONCE = [name for name, case in CASES.items() if case.name == name]
 WITH_MODEL = [name for name, case in CASES.items() if case.norm]
@@ -254,6 +261,11 @@ def matrix(**changes):
     return Partial(linear_logits, weights | changes)
 
 
+@pytest.fixture(params=in_verify(ONCE, {*ONCE} - {*FIRST}))
+def case_first(request):
+    return CASES[request.param]
+
+
 @pytest.fixture(params=rows(*CASES))
 def case(request):
     return CASES[request.param]
@@ -266,6 +278,13 @@ def case_once(request):
 
 @pytest.fixture(params=rows(*WITH_MODEL))
 def model_case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(
+    params=in_verify([name for name in ONCE if name in WITH_MODEL], {*ONCE} - {*FIRST})
+)
+def model_case_first(request):
     return CASES[request.param]
 
 
@@ -369,21 +388,21 @@ def split_batch(num_parts):
     )
 
 
-def test_composes_with_scan_and_a_batch_equals_its_halves(case_once):
+def test_composes_with_scan_and_a_batch_equals_its_halves(case_first):
     def one_half(weights, batch):
-        return weights, case_once(Partial(linear_logits, weights), *batch)
+        return weights, case_first(Partial(linear_logits, weights), *batch)
 
     _, halves = jax.lax.scan(one_half, matrix().args[0], split_batch(2))
-    whole = case_once(matrix(), keys(), IMAGES, LABELS)
+    whole = case_first(matrix(), keys(), IMAGES, LABELS)
     np.testing.assert_allclose(halves.reshape(IMAGES.shape), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.needs_eight_devices
-def test_composes_with_pmap_where_every_device_has_a_batch_of_one(case_once):
+def test_composes_with_pmap_where_every_device_has_a_batch_of_one(case_first):
     ones = jax.tree.map(lambda leaf: leaf[:, :1], split_batch(8))
-    adv_images = jax.pmap(lambda *share: case_once(matrix(), *share))(*ones)
+    adv_images = jax.pmap(lambda *share: case_first(matrix(), *share))(*ones)
     assert len(adv_images.sharding.device_set) == 8
-    whole = case_once(matrix(), keys(), IMAGES, LABELS)[:: BATCH // 8]
+    whole = case_first(matrix(), keys(), IMAGES, LABELS)[:: BATCH // 8]
     np.testing.assert_allclose(adv_images[:, 0], whole, rtol=0, atol=1e-6)
 
 
@@ -469,16 +488,16 @@ def nnx_logits(graph, state, images):
     return nnx.merge(graph, state)(images)
 
 
-def test_attacks_a_matrix_linen_and_nnx_alike(model_case_once):
+def test_attacks_a_matrix_linen_and_nnx_alike(model_case_first):
     graph, state = nnx.split(NnxDense(nnx.Rngs(0)))
     state["dense"]["kernel"].set_value(KERNEL)
     variables = {"params": {"Dense_0": {"kernel": KERNEL}}}
-    expected = model_case_once(matrix(), keys(), IMAGES, LABELS)
+    expected = model_case_first(matrix(), keys(), IMAGES, LABELS)
     for logits_fn in (
         Partial(linen_logits, variables),
         Partial(nnx_logits, graph, state),
     ):
-        adv_images = model_case_once(logits_fn, keys(), IMAGES, LABELS)
+        adv_images = model_case_first(logits_fn, keys(), IMAGES, LABELS)
         np.testing.assert_allclose(adv_images, expected, rtol=0, atol=1e-6)
 
 
@@ -556,8 +575,8 @@ def test_more_steps_are_not_worse(name):
         assert float(jnp.mean(reached[-1] < reached[0])) >= least
 
 
-def test_a_bfloat16_model_is_attacked_in_float32(model_case_once):
-    model_case = model_case_once
+def test_a_bfloat16_model_is_attacked_in_float32(model_case_first):
+    model_case = model_case_first
 
     def logits_fn(images):
         kernel = KERNEL.astype(jnp.bfloat16)
