@@ -234,6 +234,21 @@ def test_what_a_record_holds_of_itself_is_shown(results, tmp_path):
     assert "Accuracy against epsilon" not in page.texts["h2"]
 
 
+def test_what_does_not_apply_is_not_called_unrecorded(results, tmp_path):
+    base = results["models"]["MMC"]
+    configs = (
+        {"attack": {}, "data": ""},
+        {"attack": {"name": "pgd"}, "data": ""},
+        None,
+    )
+    records = {f"m{n}": base | {"config": c} for n, c in enumerate(configs)}
+    path = report.write_record_page(tmp_path / "a.html", records, title="t")
+    table = _Document(path).table("Training")
+    texts = [table["attack.name"][f"m{n}"][0] for n in range(3)]
+    assert texts == ["-", "pgd", "not recorded"]
+    assert table["data"]["m0"][0] == '""'
+
+
 def test_an_interrupted_record_is_an_upper_bound(results, tmp_path):
     record = copy.deepcopy(results["models"]["softmax"])
     record["complete"] = record["rows"]["rotation"]["complete"] = False

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mmc_jax.report.cells import Cell, Table
+from mmc_jax.report.cells import MISSING, Cell, Table
 from mmc_jax.report.comparison import Record
 from mmc_jax.report.page import Block, Code, Section, Text
 
@@ -105,7 +105,7 @@ def _facts(
     """Return what all records share in one table, where they differ in another."""
     facts = [facts_of(record) for record in records.values()]
     names = {name: None for found in facts for name in found}
-    texts = {name: [_fact(found.get(name)) for found in facts] for name in names}
+    texts = {name: [_fact(found, name) for found in facts] for name in names}
     shared = [[Cell(n), Cell(t[0])] for n, t in texts.items() if len(set(t)) == 1]
     apart = [[Cell(n), *map(Cell, t)] for n, t in texts.items() if len(set(t)) > 1]
     whose = "all models" if len(records) > 1 else next(iter(records))
@@ -118,7 +118,11 @@ def _facts(
     return tables
 
 
-def _fact(value: Any) -> str:
+def _fact(found: Mapping[str, Any], name: str) -> str:
+    """Return a fact; apart, one that does not apply and one that is not known."""
+    if found and name not in found:
+        return MISSING.text
+    value = found.get(name)
     if value is None:
         return _NOT_RECORDED
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if value and isinstance(value, str) else json.dumps(value)
