@@ -123,7 +123,7 @@ def cnn_logits(weights, images):
 
 @pytest.mark.parametrize("name", WITH_MODEL)
 def test_on_a_cnn_verdicts_agree_where_images_may_not(name, few_steps):
-    """A rounding decides the sign of a gradient next to 0, and a step goes astray."""
+    """A rounding may tip which of two candidates an attack takes."""
     case, num = CASES[name], 200
     generator = np.random.default_rng(2)
     sizes = ((3, 3, 1, 8), (3, 3, 8, 16), (64, NUM_CLASSES))
