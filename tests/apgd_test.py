@@ -313,6 +313,7 @@ def counted_logits(kernel, images):
     return matrix_logits(kernel, counted(images))
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("attack", "hyperparameters", "forward", "backward"),
     [

@@ -248,6 +248,7 @@ def counted_logits(weights, images):
     return logits + weights["lead"] * (jnp.arange(NUM_CLASSES) == 0)[None, :]
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("attack", "more", "slope", "forward", "backward"),
     [
