@@ -95,6 +95,9 @@ def test_quickstart(tmp_path):
         if "zero_gradient" in {found["name"] for found in model["findings"]}
     }
     assert "MMC" in blind and "softmax" not in blind
+    rows = results["models"]["MMC"]["rows"]
+    left = {name: row["accuracy"]["value"] for name, row in rows.items()}
+    assert left["PGD, cross-entropy"] > left["PGD, margin"] + 0.1
     worst = {name: m["worst_case"]["value"] for name, m in results["models"].items()}
     assert worst["MMC, adversarial"] > worst["MMC"] + 0.2
     for name in results["models"]:

@@ -1,8 +1,8 @@
 """The trap: plain MMC looks robust to cross-entropy PGD, and must not be believed.
 
 Cross-entropy on distance logits saturates: its gradient is exactly zero in float32 on
-almost every image, PGD never leaves its random start, and accuracy stays high. The
-test of the quickstart looks for the finding in every run of the tests.
+almost every image, PGD never leaves its random start, and accuracy stays high. In
+every run of the tests, that of the quickstart looks for it too.
 """
 
 import jax
