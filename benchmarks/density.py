@@ -158,8 +158,6 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     measured = sample_density.shell_log_density(
         np.sqrt(2 * losses[held_out]), np.sqrt(2 * edges), dim
     )
-    counted = np.log(len(losses) / np.sum(held_out) / _NUM_CLASSES)
-
     # The theorems' means over each shell, by the midpoint rule in log C.
     fine = np.geomspace(edges[0], edges[-1], 100 * _NUM_SHELLS + 1)
     middles = np.sqrt(fine[:-1] * fine[1:])
@@ -176,7 +174,6 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     # As printed it has no constant: it gets the one that fits the fullest shell.
     fullest = np.argmax(measured.value + whole)
     predicted["printed"] += (predicted["exact"] - predicted["printed"])[fullest]
-
     # What the theorem takes for granted: every sample in a direction of its own.
     normal = np.random.default_rng(0).normal(size=offsets.shape)
     lengths = np.linalg.norm(offsets, axis=1) / np.linalg.norm(normal, axis=1)
@@ -190,7 +187,7 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
     return {
         "edges": edges,
-        "measured": [bound + counted for bound in measured],
+        "measured": [bound + np.log(2 / _NUM_CLASSES) for bound in measured],
         "predicted": predicted,
         "neighbours": neighbours,
     }
