@@ -158,8 +158,6 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     measured = sample_density.shell_log_density(
         np.sqrt(2 * losses[held_out]), np.sqrt(2 * edges), dim
     )
-    counted = np.log(len(losses) / np.sum(held_out) / _NUM_CLASSES)
-
     # The theorems' means over each shell, by the midpoint rule in log C.
     fine = np.geomspace(edges[0], edges[-1], 100 * _NUM_SHELLS + 1)
     middles = np.sqrt(fine[:-1] * fine[1:])
@@ -176,31 +174,22 @@ def _theorem_2(offsets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     # As printed it has no constant: it gets the one that fits the fullest shell.
     fullest = np.argmax(measured.value + whole)
     predicted["printed"] += (predicted["exact"] - predicted["printed"])[fullest]
-
-    return {
-        "edges": edges,
-        "measured": [bound + counted for bound in measured],
-        "predicted": predicted,
-        "neighbours": _neighbours_by_shell(offsets, labels, losses, edges),
-    }
-
-
-def _neighbours_by_shell(
-    offsets: np.ndarray, labels: np.ndarray, losses: np.ndarray, edges: np.ndarray
-) -> dict[str, list[float]]:
-    """Hold the samples against samples in directions of their own.
-
-    That every direction is as likely is what the theorem takes for granted.
-    """
+    # What the theorem takes for granted: every sample in a direction of its own.
     normal = np.random.default_rng(0).normal(size=offsets.shape)
     lengths = np.linalg.norm(offsets, axis=1) / np.linalg.norm(normal, axis=1)
     shell = np.digitize(losses, edges) - 1
-    return {
+    neighbours = {
         name: [np.median(nearest[shell == index]) for index in range(_NUM_SHELLS)]
         for name, nearest in (
             ("samples", _neighbours(offsets, labels)),
             ("evenly_spread", _neighbours(lengths[:, None] * normal, labels)),
         )
+    }
+    return {
+        "edges": edges,
+        "measured": [bound + np.log(2 / _NUM_CLASSES) for bound in measured],
+        "predicted": predicted,
+        "neighbours": neighbours,
     }
 
 
