@@ -36,7 +36,7 @@ def path(tmp_path_factory):
         report.Picture.from_file(_FOLDER / name, "a figure")
         for name in ("images.png", "features.png", "training.png")
     ]
-    numbers = [0.1, None, 0.05, 0.2, 0.01]
+    numbers = [10.0, None, 9.0, 20.0, 1e-05]
     rows = [
         [report.Cell(f"row {number}"), *_cells(value)]
         for number, value in zip((10, 9, 2, 1, 11), numbers, strict=True)
