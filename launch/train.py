@@ -45,7 +45,10 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.")
         sys.exit(130)
-    print(f"Done. To attack it: python launch/evaluate.py --workdir={_WORKDIR.value}")
+    print(
+        "Done. To attack it: python launch/evaluate.py"
+        f" --workdir={_WORKDIR.value} --epsilon=8/255"
+    )
 
 
 def _fail(error: object, status: int) -> int:
