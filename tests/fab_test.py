@@ -298,6 +298,7 @@ NETWORK = Partial(network_logits, (HIDDEN, OUTER))
 NETWORK_LABELS = jnp.argmax(NETWORK(IMAGES), axis=1)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("attack", "is_random"),
     [(fab, False), (fab_targeted, False), (fab_targeted, True), (deep_fool, True)],
