@@ -73,7 +73,7 @@ def create(
     center_norm: float = 10.0,
     centers: str = "optimal",
     center_seed: int = 0,
-    class_parents: Sequence[int] | None = None,
+    class_parents: Sequence[int] | np.ndarray | None = None,
     child_center_norm: float = 1.0,
     dtype: str = "float32",
     axis_name: str | None = None,
@@ -119,7 +119,8 @@ def create(
     check_center_sizes(num_classes, feature_dim, center_norm)
     parents: tuple[int, ...] = ()
     if centers == "hierarchical":
-        parents = tuple(np.asarray(class_parents or (), dtype=int).tolist())
+        if class_parents is not None:
+            parents = tuple(np.asarray(class_parents).tolist())
         if len(parents) != num_classes:
             raise ValueError(
                 "centers='hierarchical' needs class_parents, one parent for each of"
