@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -129,19 +131,20 @@ def _make_gsce() -> LossFn:
     return gsce
 
 
-def _make_lgm(*, margin: float = 0.1, likelihood_weight: float = 0.01) -> LossFn:
+def _make_lgm(
+    head: str, *, margin: float = 0.1, likelihood_weight: float = 0.01
+) -> LossFn:
     check_number("margin", margin, positive=False)
     check_number("likelihood_weight", likelihood_weight, positive=False)
+    names = ("centers", "log_variances") if head == "gaussian" else ("centers",)
 
     def lgm(output: ModelOutput, labels: Array, variables: Variables) -> Array:
-        centers, log_variances = read_centers(
-            variables, "gaussian", "centers", "log_variances"
-        )
+        centers, *log_variances = read_centers(variables, head, *names)
         return large_margin_gaussian_mixture_loss(
             output.features,
             labels,
             centers,
-            log_variances=log_variances,
+            log_variances=log_variances[0] if log_variances else None,
             margin=margin,
             likelihood_weight=likelihood_weight,
         )
@@ -149,27 +152,10 @@ def _make_lgm(*, margin: float = 0.1, likelihood_weight: float = 0.01) -> LossFn
     return lgm
 
 
-def _make_lgm_identity(
-    *, margin: float = 0.1, likelihood_weight: float = 0.01
-) -> LossFn:
-    check_number("margin", margin, positive=False)
-    check_number("likelihood_weight", likelihood_weight, positive=False)
-
-    def lgm_identity(output: ModelOutput, labels: Array, variables: Variables) -> Array:
-        (centers,) = read_centers(variables, "unit_gaussian", "centers")
-        return large_margin_gaussian_mixture_loss(
-            output.features,
-            labels,
-            centers,
-            margin=margin,
-            likelihood_weight=likelihood_weight,
-        )
-
-    return lgm_identity
-
-
 LOSSES = {
     "gsce": Loss("quadratic", _make_gsce),
-    "lgm": Loss("gaussian", _make_lgm),
-    "lgm_identity": Loss("unit_gaussian", _make_lgm_identity),
+    "lgm": Loss("gaussian", functools.partial(_make_lgm, "gaussian")),
+    "lgm_identity": Loss(
+        "unit_gaussian", functools.partial(_make_lgm, "unit_gaussian")
+    ),
 }

@@ -70,9 +70,8 @@ def absolute_mmc_loss(features: Array, labels: Array, centers: Array) -> Array:
 
     Source: Pang et al., ICLR 2020, appendix, on other forms than the squared error.
     """
-    squared = _squared_distance(features, labels, centers)
-    at_center = squared == 0
-    return jnp.where(at_center, 0, jnp.sqrt(jnp.where(at_center, 1, squared)))
+    check_shapes(features, labels, centers)
+    return optax.safe_norm(features - own_rows(centers, labels), 0.0, axis=-1)
 
 
 def huber_mmc_loss(
@@ -100,10 +99,8 @@ def huber_mmc_loss(
     Source: Huber, "Robust Estimation of a Location Parameter", 1964; Pang et al., ICLR
     2020, appendix.
     """
-    squared = _squared_distance(features, labels, centers)
-    is_near = squared <= threshold**2
-    distance = jnp.sqrt(jnp.where(is_near, threshold**2, squared))
-    return jnp.where(is_near, 0.5 * squared, threshold * (distance - 0.5 * threshold))
+    distances = absolute_mmc_loss(features, labels, centers)
+    return optax.huber_loss(distances, delta=threshold)
 
 
 def elastic_mmc_loss(
@@ -209,17 +206,11 @@ def _make_elastic_mmc(*, elasticity: float = 1.0) -> LossFn:
 
     def elastic_mmc(output: ModelOutput, labels: Array, variables: Variables) -> Array:
         (centers,) = read_centers(variables, "elastic", "centers")
-        if "preset_centers" not in variables:
-            raise ValueError(
-                "this loss needs a model with head='elastic', which has a"
-                f" 'preset_centers' collection; found only {sorted(variables)}"
-            )
+        (preset,) = read_centers(
+            variables, "elastic", "centers", collection="preset_centers"
+        )
         return elastic_mmc_loss(
-            output.features,
-            labels,
-            centers,
-            variables["preset_centers"]["centers"],
-            elasticity=elasticity,
+            output.features, labels, centers, preset, elasticity=elasticity
         )
 
     return elastic_mmc

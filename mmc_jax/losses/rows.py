@@ -63,20 +63,22 @@ def own_rows(rows: Array, labels: Array) -> Array:
     )
 
 
-def read_centers(variables: Variables, head: str, *names: str) -> tuple[Array, ...]:
-    """Return the named arrays of the `centers` collection that `head` keeps there.
+def read_centers(
+    variables: Variables, head: str, *names: str, collection: str = "centers"
+) -> tuple[Array, ...]:
+    """Return the named arrays of a collection that `head` keeps there.
 
     Raises:
       ValueError: if they are not there; it names the head that has them.
     """
-    collection = variables.get("centers", {})
-    if not set(names) <= set(collection):
-        found = sorted(collection) if collection else f"only {sorted(variables)}"
+    held = variables.get(collection, {})
+    if not set(names) <= set(held):
+        found = sorted(held) if held else f"only {sorted(variables)}"
         raise ValueError(
-            f"this loss needs a model with head={head!r}, whose 'centers' collection"
-            f" holds {', '.join(names)}; found {found}"
+            f"this loss needs a model with head={head!r}, whose {collection!r}"
+            f" collection holds {', '.join(names)}; found {found}"
         )
-    return tuple(collection[name] for name in names)
+    return tuple(held[name] for name in names)
 
 
 def check_number(name: str, value: float, *, positive: bool = True) -> None:

@@ -59,7 +59,7 @@ def updated_centers(
       features: z, float `[batch, feature_dim]`, of one device's share of the batch.
       labels: y, integer `[batch]` in [0, num_classes).
       centers: mu, float `[num_classes, feature_dim]`.
-      center_rate: alpha, in (0, 1].
+      center_rate: alpha, in [0, 1].
       axis_name: the mapped axis whose shares make up the batch; None outside `pmap`.
 
     Returns:
