@@ -55,10 +55,14 @@ def _map_slices(
     batch = call.images.shape[0]
     num_slices = -(-batch // most)
     size = -(-batch // num_slices)
-    places = jnp.minimum(jnp.arange(num_slices * size), batch - 1)
+    num_more = num_slices * size - batch
 
     def cut(leaf: Array) -> Array:
-        return leaf[places].reshape(num_slices, size, *leaf.shape[1:])
+        if num_more:
+            rest = ((0, 0),) * (leaf.ndim - 1)
+            leaf = jnp.pad(leaf, ((0, num_more), *rest), mode="edge")
+        # Every n-th image, so that images which lie on several devices stay there.
+        return leaf.reshape(size, num_slices, *leaf.shape[1:]).swapaxes(0, 1)
 
     # As plain numbers: taking keys from an array counts as using them.
     each = keys.one_each(call.key, batch)
@@ -78,5 +82,5 @@ def _map_slices(
         return core(part_call, scalars | own, **dict(static))
 
     outcome = jax.lax.map(attack, parts)
-    images = outcome.images.reshape(-1, *call.images.shape[1:])[:batch]
-    return outcome.replace(images=images)
+    images = outcome.images.swapaxes(0, 1).reshape(-1, *call.images.shape[1:])
+    return outcome.replace(images=images[:batch])
