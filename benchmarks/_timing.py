@@ -124,15 +124,18 @@ def format_row(row: Mapping[str, Any]) -> str:
 HEADER = f"  {'':<36} {'median':>12} {'ratio':>7} [95 % interval]"
 
 
-def parse_args(name: str, description: str) -> argparse.Namespace:
+def parse_args(
+    name: str, description: str, *, has_pairs: bool = True
+) -> argparse.Namespace:
     """Read the command line that the scripts here share.
 
     Args:
       name: of the script, which names its record.
       description: for `--help`.
+      has_pairs: whether it compares, in rounds.
 
     Returns:
-      `out`, a path, and `pairs`, at least 1.
+      `out`, a path, and `pairs`, at least 1, if it has any.
     """
     parser = argparse.ArgumentParser(description=description)
     record = _ROOT / "results" / "benchmarks" / f"{name}.json"
@@ -142,9 +145,12 @@ def parse_args(name: str, description: str) -> argparse.Namespace:
         default=record,
         help=f"where the record goes (default: {record.relative_to(_ROOT)})",
     )
-    parser.add_argument("--pairs", type=int, default=15, help="rounds (default: 15)")
+    if has_pairs:
+        parser.add_argument(
+            "--pairs", type=int, default=15, help="rounds (default: 15)"
+        )
     args = parser.parse_args()
-    if args.pairs < 1:
+    if has_pairs and args.pairs < 1:
         parser.error(f"--pairs must be at least 1, got {args.pairs}")
     return args
 
@@ -160,13 +166,15 @@ def write_record(
       results: plain data.
     """
     record = {
-        "command": f"python benchmarks/{name}.py --pairs={args.pairs}",
+        "command": f"python benchmarks/{name}.py",
         "environment": describe_environment(),
         "machine": describe_machine(),
-        "pairs": args.pairs,
-        "bootstrap": {"resamples": _NUM_RESAMPLES, "seed": 0},
-        **results,
     }
+    if "pairs" in args:
+        record["command"] += f" --pairs={args.pairs}"
+        record["pairs"] = args.pairs
+        record["bootstrap"] = {"resamples": _NUM_RESAMPLES, "seed": 0}
+    record |= results
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nRecord: {os.path.relpath(args.out)}")

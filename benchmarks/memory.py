@@ -82,7 +82,7 @@ _WHOLE = Case("auto_attack", 10_000, 0)
 
 def main() -> None:
     """Measure every case, print the table, write the record."""
-    args = _timing.parse_args("memory", __doc__.splitlines()[0])
+    args = _timing.parse_args("memory", __doc__.splitlines()[0], has_pairs=False)
     rows: list[dict[str, Any]] = []
     print(f"{'MiB':<52}{'peak':>8}{'before':>8}{'above':>8}", flush=True)
     for case in _CASES:
