@@ -57,14 +57,13 @@ def main() -> None:
     """Run the controls that are missing, write the table, say what went unnoticed."""
     args = _parse_args()
     texts = _read_sources()
-    is_complete = args.report or _fill(args, texts)
-    cells = _current(_load(args.out), texts)
+    wanted = _wanted(texts)
+    is_complete = args.report or _fill(args, texts, wanted)
+    cells = _current(_load(args.out), wanted)
     page = _render(cells)
     args.out.with_suffix(".md").write_text(page)
     print(page)
-    blind = [
-        name for name, cell in cells.items() if bool(cell["red"]) == _is_base(name)
-    ]
+    blind = [n for n, cell in cells.items() if bool(cell["red"]) == _is_base(n)]
     for name in blind:
         print("RED WITHOUT A BUG" if _is_base(name) else "UNNOTICED", name)
     sys.exit(1 if blind else 0 if is_complete else _LEFT)
@@ -156,11 +155,11 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())["cells"] if path.exists() else {}
 
 
-def _current(cells: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
+def _current(cells: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
     """Return the cells that are of these sources, in the order of the controls."""
     return {
         name: cells[name]
-        for name, digest in _wanted(texts).items()
+        for name, digest in wanted.items()
         if name in cells and cells[name]["hash"] == digest
     }
 
@@ -175,17 +174,21 @@ def _store(path: pathlib.Path, cells: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _fill(args: argparse.Namespace, texts: dict[str, str]) -> bool:
+def _fill(
+    args: argparse.Namespace, texts: dict[str, str], wanted: dict[str, str]
+) -> bool:
     """Run what is missing; return whether nothing is left."""
     started = time.perf_counter()
     controls = {control.name: control for control in CONTROLS}
     planted = {c.name: plant(c, texts[c.path]) for c in CONTROLS}
-    cells, bases = _current(_load(args.out), texts), _bases()
+    cells, bases = _current(_load(args.out), wanted), _bases()
     missing = {
         name: digest
-        for name, digest in _wanted(texts).items()
+        for name, digest in wanted.items()
         if name not in cells and args.only in name
     }
+    if not missing:
+        return True
     with tempfile.TemporaryDirectory() as folder:
         copy = _copy(pathlib.Path(folder))
         for name, digest in missing.items():
