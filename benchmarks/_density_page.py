@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmc_jax.report import style
+from mmc_jax.report import style, tables
 
 _SPACES = {"all": "all 256 dimensions", "logits": "the 9 that the logits read"}
 
@@ -183,7 +183,7 @@ def _spreads(models: dict[str, Any]) -> str:
                     f"{_way_to_tie(model):.1f}" if space == "logits" else "",
                 ]
             )
-    return _table(header.split(", "), rows)
+    return "\n".join(tables.grid(header.split(", "), [rows], "markdown"))
 
 
 def _theorems(models: dict[str, Any]) -> str:
@@ -210,12 +210,7 @@ def _theorems(models: dict[str, Any]) -> str:
                     f"{np.median(samples - even):.1f}",
                 ]
             )
-    return _table(header.split(", "), rows)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(tables.grid(header.split(", "), [rows], "markdown"))
 
 
 def _interval(bounds: Any, digits: int) -> str:

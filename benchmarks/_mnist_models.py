@@ -7,6 +7,7 @@ import functools
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
@@ -28,6 +29,8 @@ class Victim:
     variables: Any
     images: np.ndarray
     """Some test images, on which a torch twin is checked."""
+    classifier: nn.Module
+    """What the variables are of."""
     name: str = "cnn"
     """The architecture."""
 
@@ -56,7 +59,7 @@ def load(model: str) -> Victim:
     head = "mahalanobis" if "centers" in variables else "softmax"
     classifier = models.create("cnn", num_classes=10, head=head)
     logits_fn = models.make_logits_fn(classifier, variables)
-    return Victim(model, logits_fn, variables, test_set()[0][:200])
+    return Victim(model, logits_fn, variables, test_set()[0][:200], classifier)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from mmc_jax import contours, density, models, sample_density
+from mmc_jax import contours, density, sample_density
 from mmc_jax.environment import describe_environment
 
 _LOSSES = ("softmax", "mmlda", "mmc")
@@ -44,9 +44,9 @@ def main() -> None:
     }
     for name in _mnist_models.names():
         if name.split("_")[0] in _LOSSES:
-            variables = _mnist_models.load(name).variables
-            features = _features(variables, images)
-            record["models"][name] = _measure(variables, features, labels)
+            victim = _mnist_models.load(name)
+            features = _features(victim, images)
+            record["models"][name] = _measure(victim.variables, features, labels)
             print(f"measured {name}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "density.json").write_text(_as_json(record) + "\n")
@@ -58,9 +58,8 @@ def _as_json(found: Any) -> str:
     return json.dumps(found, indent=1, default=lambda array: array.tolist())
 
 
-def _features(variables: Any, images: np.ndarray) -> np.ndarray:
-    head = "mahalanobis" if "centers" in variables else "softmax"
-    model = models.create("cnn", num_classes=_NUM_CLASSES, head=head)
+def _features(victim: _mnist_models.Victim, images: np.ndarray) -> np.ndarray:
+    model, variables = victim.classifier, victim.variables
     apply = jax.jit(lambda batch: model.apply(variables, batch).features)
     batches = np.split(images, len(images) // 1000)
     return np.concatenate([np.asarray(apply(batch), np.float64) for batch in batches])

@@ -59,7 +59,7 @@ def log_shell_volume(
       >>> print(np.exp(log_shell_volume(0.0, [1.0, 2.0], 2)).round(4))
       [ 3.1416 12.5664]
     """
-    _check_dimension(feature_dim)
+    check_count("feature_dim", feature_dim)
     inner, outer = np.broadcast_arrays(
         np.asarray(inner_radii, np.float64), np.asarray(outer_radii, np.float64)
     )
@@ -101,7 +101,7 @@ def mmc_log_density(
       [ 0.     -0.6931]
     """
     _check_volume(volume)
-    _check_dimension(feature_dim)
+    check_count("feature_dim", feature_dim)
     values, log_rates = np.asarray(losses, np.float64), _log_rates(rates)
     for wrong in values[~(np.isfinite(values) & (values > 0))][:1]:
         raise ValueError(f"losses must be finite and > 0, got {wrong}")
@@ -174,7 +174,16 @@ def _check_volume(volume: str) -> None:
         raise ValueError(f"volume must be 'exact' or 'printed', got {volume!r}")
 
 
-def _check_dimension(feature_dim: int) -> None:
-    is_integer = isinstance(feature_dim, numbers.Integral)
-    if isinstance(feature_dim, bool) or not is_integer or feature_dim < 1:
-        raise ValueError(f"feature_dim must be an integer >= 1, got {feature_dim!r}")
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no integer >= 1.
+
+    Args:
+      name: what it is called.
+      value: what was given.
+
+    Raises:
+      ValueError: naming it, its value and what is accepted.
+    """
+    is_integer = isinstance(value, numbers.Integral)
+    if isinstance(value, bool) or not is_integer or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

@@ -18,14 +18,13 @@ ICLR 2020, the definition of sample density; each estimate's own source is with 
 from __future__ import annotations
 
 import math
-import numbers
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import spatial, special, stats
 
-from mmc_jax.density import log_shell_volume
+from mmc_jax.density import check_count, log_shell_volume
 
 
 class Interval(NamedTuple):
@@ -175,11 +174,7 @@ def neighbour_log_density(
     density function", 1965; Kozachenko and Leonenko, 1987, for the bias.
     """
     _check_confidence(confidence)
-    is_integer = isinstance(num_neighbours, numbers.Integral)
-    if isinstance(num_neighbours, bool) or not is_integer or num_neighbours < 1:
-        raise ValueError(
-            f"num_neighbours must be an integer >= 1, got {num_neighbours!r}"
-        )
+    check_count("num_neighbours", num_neighbours)
     rows = np.asarray(features, np.float64)
     if rows.ndim != 2 or len(rows) <= num_neighbours:
         raise ValueError(
