@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-import mmc_jax
-from configs import cifar100, digits
-from mmc_jax import attacks, centers, data, losses, models, parallel
+from mmc_jax import attacks, losses, parallel
 from mmc_jax.checkpoint import Checkpointer
 from mmc_jax.models.heads import HEADS, Classifier
-from mmc_jax.train import build, loop, train
 from mmc_jax.train.step import create_train_state, train_step
 from mmc_jax.types import Batch
 
@@ -166,14 +163,6 @@ def layer_batch(size=16):
     )
 
 
-def assert_close(actual, expected, tolerance):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance),
-        jax.device_get(actual),
-        jax.device_get(expected),
-    )
-
-
 @pytest.mark.needs_eight_devices
 @pytest.mark.parametrize(
     ("name", "modes"),
@@ -211,9 +200,11 @@ def test_any_number_of_devices_moves_the_centers_alike(name, modes):
     assert min(map(float, jax.tree.leaves(moved))) > 1e-3
     for mode in modes:
         state, metrics = run(mode, 8)
-        assert_close(state.variables, expected.variables, 1e-5)
-        assert_close(state.average, expected.average, 1e-5)
-        assert_close(metrics, expected_metrics, 1e-4)
+        chex.assert_trees_all_close(
+            state.variables, expected.variables, rtol=0, atol=1e-5
+        )
+        chex.assert_trees_all_close(state.average, expected.average, rtol=0, atol=1e-5)
+        chex.assert_trees_all_close(metrics, expected_metrics, rtol=0, atol=1e-4)
 
 
 def test_center_update_sees_the_attacked_images():
@@ -257,7 +248,9 @@ def test_average_follows_trained_centers():
             state.variables[collection],
             after.variables[collection],
         )
-        assert_close(after.eval_variables[collection], expected, 1e-6)
+        chex.assert_trees_all_close(
+            after.eval_variables[collection], expected, rtol=0, atol=1e-6
+        )
 
 
 def test_preset_centers_stay_and_leave_the_optimiser_alone():
@@ -274,102 +267,11 @@ def test_trained_centers_come_back_from_a_checkpoint(name, tmp_path):
     with Checkpointer(tmp_path) as saved:
         step, restored = saved.restore(layer_state(name, SGD))
     assert step == 2
-    assert_close(restored.variables, state.variables, 0)
+    chex.assert_trees_all_close(restored.variables, state.variables, rtol=0, atol=0)
     # It goes on as if nothing had been.
     expected, _ = take_steps(state, name, layer_batch())
     actual, _ = take_steps(restored, name, layer_batch())
-    assert_close(actual, expected, 0)
-
-
-def tiny_config(arg, **overrides):
-    config = digits.get_config(f"{arg},runlocal")
-    config.update(dict(max_train_images=200, batch_size=40, steps_per_call=5))
-    config.update(dict(parallel="jit", num_devices=1))
-    config.update_from_flattened_dict(overrides)
-    return config
-
-
-def test_run_with_center_loss_is_loaded_with_its_centers(tmp_path):
-    state = train(tiny_config("loss=center"), tmp_path, progress=False)
-    _, variables, logits_fn, _ = mmc_jax.load(tmp_path, checkpoint="last")
-    assert_close(variables, state.variables, 0)
-    # At first they are within Glorot's bound.
-    moved = np.abs(variables["centers"]["centers"]).max(axis=1)
-    assert moved.min() > np.sqrt(6 / (10 + 256))
-    assert logits_fn(np.zeros((1, 8, 8, 1), np.float32)).shape == (1, 10)
-
-
-@functools.cache
-def tree_of_classes():
-    """Ten digits under three parents, as data with coarse labels."""
-    splits = data.load("digits", validation_size=200)
-    parents = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 2], np.int32)
-
-    def with_parents(part):
-        return data.ArrayDataset(part.images, part.labels, parents[part.labels])
-
-    parts = map(with_parents, (splits.train, splits.validation, splits.test))
-    return parents, data.DataSplits("tree", *parts, num_classes=10, source="here")
-
-
-def test_run_with_hierarchical_centers(tmp_path, monkeypatch):
-    parents, splits = tree_of_classes()
-    monkeypatch.setattr(data, "load", lambda *args, **kwargs: splits)
-    config = tiny_config("loss=elastic_mmc,centers=hierarchical")
-    config.model.child_center_norm = 2.0
-    state = train(config, tmp_path, progress=False)
-    expected = centers.hierarchical_centers(parents, 256, center_norms=(10.0, 2.0))
-    preset = state.model_state["preset_centers"]["centers"]
-    np.testing.assert_allclose(preset, expected, atol=1e-6)
-    assert np.abs(state.model_state["centers"]["centers"] - preset).max() > 1e-3
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["class_parents"] == parents.tolist()
-    model, variables, _, _ = mmc_jax.load(tmp_path, checkpoint="last")
-    assert model.class_parents == tuple(parents)
-    assert_close(variables, state.variables, 0)
-
-
-def test_cifar100_has_hierarchical_centers_by_its_coarse_labels(tfds_dir):
-    config = cifar100.get_config("loss=mmc,centers=hierarchical,runlocal")
-    config.data_dir = str(tfds_dir)
-    splits = loop.load_data(config)
-    parents = build.class_parents(config, splits)
-    model = build.create_model(config, 100, class_parents=parents)
-    mu = np.asarray(model.clone(backbone=Layer(256))._make_centers())
-    expected = centers.hierarchical_centers(
-        data.load("cifar100", data_dir=tfds_dir).class_parents(),
-        256,
-        center_norms=(10.0, 1.0),
-    )
-    np.testing.assert_array_equal(mu, expected)
-    # Siblings are 1.6 apart, all others over 12.
-    distances = np.linalg.norm(mu[:, None] - mu[None], axis=-1)
-    siblings = np.equal.outer(parents, parents)
-    np.testing.assert_allclose(
-        distances[siblings & (distances > 0)], np.sqrt(2.5), rtol=1e-4
-    )
-    assert distances[~siblings].min() > 12
-
-
-def test_hierarchical_centers_need_coarse_labels(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"'hierarchical' .*digits has no coarse .*opt"
-    ):
-        train(tiny_config("loss=mmc,centers=hierarchical"), tmp_path, progress=False)
-    with pytest.raises(ValueError, match="one parent for each of the 3 .* None"):
-        models.create("cnn", num_classes=3, centers="hierarchical")
-    with pytest.raises(ValueError, match=r"0 to their number - 1.* got \[0 2\]"):
-        models.create(
-            "cnn", num_classes=3, centers="hierarchical", class_parents=(0, 2, 2)
-        )
-    with pytest.raises(ValueError, match="center_norm .*-1"):
-        models.create(
-            "cnn",
-            num_classes=3,
-            centers="hierarchical",
-            class_parents=(0, 1, 1),
-            child_center_norm=-1.0,
-        )
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from mmc_jax import attacks
-from tests.attacks_test import CASES, FIRST, in_verify, rows
+from tests.attack_cases import CASES, FIRST, in_verify, rows
 
 _generator = np.random.default_rng(1)
 _SIZES = ((16, 24), (24, 5))

@@ -18,14 +18,8 @@ import pytest
 from jax.tree_util import Partial
 
 from mmc_jax import data, evaluate
-from tests.attacks_test import (
-    CASES,
-    KERNEL,
-    NUM_CLASSES,
-    SHAPE,
-    WITH_MODEL,
-    linear_logits,
-)
+from tests.attack_cases import CASES, NUM_CLASSES, SHAPE, WITH_MODEL
+from tests.attacks_test import KERNEL, linear_logits
 
 NUM = 1000
 BIT_FOR_BIT = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -105,14 +106,6 @@ def make_run(optimizer_name, mode, num_devices):
     return run
 
 
-def assert_close(actual, expected, tolerance):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance),
-        jax.device_get(actual),
-        jax.device_get(expected),
-    )
-
-
 @pytest.mark.needs_eight_devices
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_any_number_of_devices_takes_the_same_steps(mode):
@@ -120,8 +113,12 @@ def test_any_number_of_devices_takes_the_same_steps(mode):
     for num_steps, tolerance in ((1, 1e-6), (20, 1e-5)):
         expected, expected_metrics = single(num_steps)
         state, metrics = several(num_steps)
-        assert_close(state.variables, expected.variables, tolerance)
-        assert_close(metrics, expected_metrics, 10 * tolerance)
+        chex.assert_trees_all_close(
+            state.variables, expected.variables, rtol=0, atol=tolerance
+        )
+        chex.assert_trees_all_close(
+            metrics, expected_metrics, rtol=0, atol=10 * tolerance
+        )
     start = tiny_state(optax.sgd(0.01)).params
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), expected.params, start)
     assert min(map(float, jax.tree.leaves(moved))) > 1e-5
@@ -135,10 +132,14 @@ def test_adam_sees_the_same_gradients_on_any_number_of_devices(mode):
     # Parameters are not compared: Adam blows rounding noise up to a full step.
     expected, expected_metrics = make_run("adam", "pmap", 1)(1)
     state, metrics = make_run("adam", mode, 8)(1)
-    assert_close(metrics, expected_metrics, 1e-5)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=0, atol=1e-5)
     # Adam's first moment after one step is a tenth of the gradient.
-    assert_close(state.opt_state[0].mu, expected.opt_state[0].mu, 1e-7)
-    assert_close(state.model_state, expected.model_state, 1e-6)
+    chex.assert_trees_all_close(
+        state.opt_state[0].mu, expected.opt_state[0].mu, rtol=0, atol=1e-7
+    )
+    chex.assert_trees_all_close(
+        state.model_state, expected.model_state, rtol=0, atol=1e-6
+    )
 
 
 def test_how_steps_are_grouped_into_calls_changes_no_bit():
@@ -172,7 +173,7 @@ def test_how_steps_are_grouped_into_calls_changes_no_bit():
         assert len(traces) == 1
         return state.params
 
-    assert_close(run([1, 3, 2]), run([6]), 0)
+    chex.assert_trees_all_close(run([1, 3, 2]), run([6]), rtol=0, atol=0)
 
 
 def test_average_follows_the_weights():
@@ -182,7 +183,9 @@ def test_average_follows_the_weights():
     expected = jax.tree.map(
         lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params
     )
-    assert_close(after.eval_variables["params"], expected, 1e-6)
+    chex.assert_trees_all_close(
+        after.eval_variables["params"], expected, rtol=0, atol=1e-6
+    )
     stats = after.eval_variables["batch_stats"]["backbone"]["BatchNorm_0"]["mean"]
     new_stats = after.model_state["batch_stats"]["backbone"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(stats, 0.1 * new_stats, rtol=1e-5)
@@ -273,7 +276,7 @@ def test_loop_learns_and_writes_what_it_did(finished_run):
 def test_load_gives_the_trained_model_back(finished_run):
     workdir, state = finished_run
     model, variables, logits_fn, config = mmc_jax.load(workdir, checkpoint="last")
-    assert_close(variables, state.eval_variables, 0)
+    chex.assert_trees_all_close(variables, state.eval_variables, rtol=0, atol=0)
     images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
     np.testing.assert_array_equal(
         logits_fn(images), model.apply(variables, images).logits
@@ -296,8 +299,8 @@ def test_interrupted_run_ends_with_the_same_bits(finished_run, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path, progress=False)
     resumed = train(config, tmp_path, progress=False)
-    assert_close(resumed.variables, expected.variables, 0)
-    assert_close(resumed.opt_state, expected.opt_state, 0)
+    chex.assert_trees_all_close(resumed.variables, expected.variables, rtol=0, atol=0)
+    chex.assert_trees_all_close(resumed.opt_state, expected.opt_state, rtol=0, atol=0)
     steps = [line["step"] for line in read_metrics(tmp_path)]
     assert steps == sorted(steps) and steps.count(12) == 1
 
@@ -315,7 +318,7 @@ def test_run_goes_on_with_another_number_of_devices(finished_run, tmp_path):
     os.symlink(source / "checkpoints" / "10", half / "10")
     resumed = train(config, tmp_path, progress=False)
     assert int(resumed.step) == 20
-    assert_close(resumed.params, expected.params, 1e-4)
+    chex.assert_trees_all_close(resumed.params, expected.params, rtol=0, atol=1e-4)
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -366,7 +369,7 @@ def assert_same_model(workdir, other):
     variables, expected = (
         mmc_jax.load(path, checkpoint="last")[1] for path in (workdir, other)
     )
-    assert_close(variables, expected, 0)
+    chex.assert_trees_all_close(variables, expected, rtol=0, atol=0)
 
 
 def test_killed_run_ends_with_the_same_bits(command_run, tmp_path):
