@@ -55,7 +55,7 @@ _SUITE = flags.DEFINE_string(
     "suite",
     "quick",
     "A suite of configs/suites.py: quick, paper, autoattack or autoattack-mmc, which"
-    " autoattack is on a work directory with a Mahalanobis head.",
+    " autoattack is on a work directory whose logits are distances.",
 )
 _NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2", "l1"], "Norm of the ball.")
 _EPSILON = flags.DEFINE_string(

@@ -8,7 +8,6 @@ writes results.json, figures, the checkpoints, and report.html, which shows it a
 fourth, small MMC model has two features, to draw them.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from mmc_jax import attacks, data, report
-from mmc_jax.evaluate import robust_accuracy
+from mmc_jax.evaluate import inputs, robust_accuracy
 from mmc_jax.train import load, read_metrics, train
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
@@ -130,7 +129,7 @@ def _write_results(workdir: pathlib.Path, loaded, records, curves):
             for name, curve in curves.items()
         },
     }
-    (workdir / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    inputs.write_json(content, workdir / "results.json")
     return content
 
 
@@ -139,10 +138,12 @@ def _write_page(workdir: pathlib.Path, results) -> None:
     figures = workdir / "figures"
     triples = [
         report.Picture.from_file(
-            figures / f"images_{_slug(name)}.png",
+            path,
             f"{name}: clean images, adversarial ones of the worst case, and their"
             " difference, amplified",
         )
+        if (path := _triples_path(figures, name)).is_file()
+        else report.Text(f"The attacks break no image of {name}.")
         for name in results["models"]
     ]
     plane = report.Picture.from_file(
@@ -169,6 +170,10 @@ def _write_page(workdir: pathlib.Path, results) -> None:
     )
 
 
+def _triples_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    return folder / f"images_{_slug(name)}.png"
+
+
 def _draw(workdir, loaded, records, curves, images, labels) -> None:
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
@@ -179,6 +184,9 @@ def _draw(workdir, loaded, records, curves, images, labels) -> None:
     )
     for name, record in records.items():
         broken = np.flatnonzero(record.clean_correct & ~record.robust)[:8]
+        path = _triples_path(folder, name)
+        # Of an earlier run, which may have broken some where this one breaks none.
+        path.unlink(missing_ok=True)
         if len(broken):
             logits_fn = loaded[name][2]
             clean, adversarial = images[broken], record.images[broken]
@@ -187,7 +195,7 @@ def _draw(workdir, loaded, records, curves, images, labels) -> None:
                 adversarial,
                 labels[broken],
                 np.argmax(logits_fn(jnp.asarray(adversarial)), -1),
-                folder / f"images_{_slug(name)}.png",
+                path,
             )
     _draw_plane(folder, *loaded[_PLANE][:3], images, labels)
 

@@ -405,7 +405,7 @@ def test_blocks_that_make_no_sense_are_refused(make, message):
         make()
 
 
-def test_nothing_to_show_is_an_error_and_no_file(tmp_path):
+def test_nothing_to_show_is_an_error_and_no_file(results, tmp_path):
     path = tmp_path / "a.html"
     empty = [report.Section("nothing", [])]
     with pytest.raises(ValueError, match="sections are empty"):
@@ -414,6 +414,11 @@ def test_nothing_to_show_is_an_error_and_no_file(tmp_path):
         report.write_record_page(path, {}, title="t")
     with pytest.raises(ValueError, match="'m' is no record of an evaluation: it lacks"):
         report.write_record_page(path, {"m": {"rows": {}}}, title="t")
+    whole = results["models"]["MMC"]
+    for fact in ("findings", "environment", "num_classes"):
+        part = {name: value for name, value in whole.items() if name != fact}
+        with pytest.raises(ValueError, match=f"it lacks {fact}$"):
+            report.write_record_page(path, {"m": part}, title="t")
     assert not list(tmp_path.iterdir())
 
 

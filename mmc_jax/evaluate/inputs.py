@@ -124,8 +124,18 @@ def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
       content: what to write.
       path: the file.
     """
+    write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a text, whole or not at all; missing directories are made.
+
+    Args:
+      text: what to write.
+      path: the file.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8", newline="\n")
     partial.replace(path)

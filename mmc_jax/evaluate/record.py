@@ -191,14 +191,6 @@ class EvaluationRecord:
         """The worst case once the adversarial images are rounded to 8 bits."""
         return Share(int(self.robust_8_bits.sum()), self.num_examples)
 
-    @property
-    def strongest(self) -> RowRecord | None:
-        """The row of lowest accuracy; None where rows saw different images."""
-        rows = [row for row in self.rows if row.in_worst_case and row.complete]
-        if self.mode == "cascade" and len(rows) > 1:
-            return None
-        return min(rows, key=lambda row: row.accuracy.value, default=None)
-
     def row(self, name: str) -> RowRecord:
         """Return the row of that name, or raise a `ValueError` that lists them."""
         for row in self.rows:

@@ -13,6 +13,7 @@ from mmc_jax.report.cells import (
     seeds_cell,
     share_cell,
 )
+from mmc_jax.report.comparison import Note
 from mmc_jax.report.figures import (
     accuracy_vs_epsilon,
     feature_map,
@@ -35,6 +36,7 @@ __all__ = [
     "Cell",
     "Code",
     "Findings",
+    "Note",
     "Picture",
     "Section",
     "Table",

@@ -14,6 +14,12 @@ from typing import Any
 
 from mmc_jax.report.cells import MISSING, Cell, Table, percent, share_cell
 
+_FACTS = frozenset(
+    ("complete", "clean", "worst_case", "rows", "findings", "num_classes")
+    + ("num_invalid", "zero_gradient_fractions", "environment")
+)
+"""What a record must hold for its page, beside what it has to share with others."""
+
 Record = Mapping[str, Any]
 """What `EvaluationRecord.to_dict` returns."""
 
@@ -81,7 +87,7 @@ def _check_comparable(records: Mapping[str, Record]) -> Record:
     fields = ("num_examples", "norm", "epsilon", "mode")
     (first_name, first), *others = records.items()
     for name, record in records.items():
-        missing = {*fields, "rows", "clean", "worst_case"} - set(record)
+        missing = {*fields, *_FACTS} - set(record)
         if missing:
             lacks = ", ".join(sorted(missing))
             raise ValueError(

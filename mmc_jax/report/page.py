@@ -28,6 +28,7 @@ from typing import ClassVar
 import jinja2
 
 from mmc_jax import __version__
+from mmc_jax.evaluate import inputs
 from mmc_jax.report.cells import Table
 from mmc_jax.report.comparison import Note
 from mmc_jax.report.style import DOTS_PER_INCH, Path
@@ -156,9 +157,5 @@ def write_page(
         version=__version__,
         script_sha256=base64.b64encode(digest).decode("ascii"),
     )
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
-    return path
+    inputs.write_text(text, path)
+    return pathlib.Path(path)

@@ -56,9 +56,9 @@ def write_record_page(
     Raises:
       ValueError: for no record, or records that differ in what they judged.
     """
-    first = next(iter(records.values()), None)
     parts = [evaluation_section(records)]
-    if curves and first is not None:
+    if curves:
+        first = next(iter(records.values()))
         chance = 1 / first["num_classes"]
         parts.append(curve_section(curves, norm=first["norm"], chance=chance))
     parts += [

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mmc_jax.evaluate import EvaluationRecord, Share
-from mmc_jax.report.cells import MARK, share_cell
+from mmc_jax.evaluate import EvaluationRecord
+from mmc_jax.report.cells import MARK
 from mmc_jax.report.comparison import compare
 
 STYLES = ("text", "markdown")
@@ -47,11 +47,6 @@ def render(records: Mapping[str, EvaluationRecord], *, style: str = "text") -> s
         for note in comparison.notes
     ]
     return "\n".join(lines)
-
-
-def share_text(share: Share) -> str:
-    """Return a share in percent with its interval, as it stands in a cell."""
-    return str(share_cell(share))
 
 
 def grid(

@@ -9,9 +9,9 @@ import numpy as np
 
 from mmc_jax.evaluate import TransferRecord
 from mmc_jax.report import style as house
-from mmc_jax.report.cells import MARK
+from mmc_jax.report.cells import MARK, share_cell
 from mmc_jax.report.style import Path
-from mmc_jax.report.tables import STYLES, grid, share_text
+from mmc_jax.report.tables import STYLES, grid
 
 _DARK = 0.5
 
@@ -37,12 +37,12 @@ def render_transfer(record: TransferRecord, *, style: str = "text") -> str:
         for number, finding in enumerate(record.findings, start=1)
     }
     header = ["crafted on \\ scored on", *record.names]
-    clean = ["clean", *(share_text(record.clean(name)) for name in record.names)]
+    clean = ["clean", *(str(share_cell(record.clean(name))) for name in record.names)]
     body = [
         [
             source,
             *(
-                share_text(record.accuracy(source, target))
+                str(share_cell(record.accuracy(source, target)))
                 + marks.get((source, target), "")
                 for target in record.names
             ),
