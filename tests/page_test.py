@@ -137,8 +137,21 @@ def test_the_page_begins_with_the_worst_case(page, results):
         assert table[model]["worst case"] == _share(record["worst_case"])
         assert table[model]["clean"] == _share(record["clean"])
         assert table[model]["findings"][1] == len(record["findings"])
-    # The records are too old to say it.
-    assert "worst case on 8 bits" not in table["MMC"]
+        rounded = _share(record["worst_case_8_bits"])
+        assert table[model]["worst case on 8 bits"] == rounded
+
+
+def test_what_an_old_record_does_not_say_is_left_out_or_missing(results, tmp_path):
+    unsaid = {"worst_case_8_bits", "config"}
+    models = {
+        name: {fact: said for fact, said in record.items() if fact not in unsaid}
+        for name, record in results["models"].items()
+    }
+    path = report.write_record_page(tmp_path / "old.html", models, title="old")
+    page = _Document(path)
+    assert "worst case on 8 bits" not in page.table("In short")["MMC"]
+    settings = page.table("Seeds and settings")
+    assert settings["seed of the training"]["all models"][0] == "not recorded"
 
 
 def test_each_attack_has_its_counts_and_settings(page, results):
@@ -207,8 +220,7 @@ def test_command_seeds_and_versions_are_there(page, results):
         assert versions[name]["all models"][0] == environment[name]
     settings = page.table("Seeds and settings")
     assert settings["key of the attacks"]["all models"][0] == "[0, 0]"
-    # Said to be missing, not left out.
-    assert settings["seed of the training"]["all models"][0] == "not recorded"
+    assert settings["seed of the training"]["all models"][0] == "0"
     apart = page.table("Seeds and settings, where models differ")
     assert apart["seconds"]["MMC"][0] == str(results["models"]["MMC"]["seconds"])
 
