@@ -61,6 +61,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     app.define_help_flags()
     try:
         return flags.FLAGS(argv)
+    except (ImportError, SyntaxError) as error:
+        sys.exit(_fail(f"the config file cannot be read: {error}", 2))
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         # ml_collections quotes its messages once or twice, and gives an error in a
         # config file as a traceback in words, whose last line is enough.

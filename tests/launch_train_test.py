@@ -161,6 +161,23 @@ def test_a_wrong_command_is_one_line_and_status_2(name, command):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:\n", "invalid syntax (broken.py, line 1)"),
+        ("import nowhere_to_be_found\n", "No module named 'nowhere_to_be_found'"),
+    ],
+)
+def test_a_config_file_that_python_cannot_read_is_one_line(
+    text, said, command, tmp_path
+):
+    broken = tmp_path / "broken.py"
+    broken.write_text(text)
+    found = command(f"--config={broken}", "--workdir=run")
+    assert found.status == 2
+    assert found.stderr == f"error: the config file cannot be read: {said}\n"
+
+
+@pytest.mark.parametrize(
     ("error", "status"),
     [
         (NonFiniteLossError("the loss is nan\nbetween steps 0 and 2"), 1),
