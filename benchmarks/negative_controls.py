@@ -20,9 +20,7 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +29,7 @@ import xml.etree.ElementTree
 from collections.abc import Iterable
 from typing import Any
 
+import _planting
 import _timing
 from _negative_controls import PUBLISHED, Control
 from _negative_controls_attacks import IN_ATTACKS
@@ -95,30 +94,16 @@ def plant(control: Control, text: str) -> str:
     Raises:
       ValueError: if what it replaces does not occur exactly once any more.
     """
-    count = text.count(control.old)
-    if count != 1:
-        raise ValueError(
-            f"{control.name!r}: {control.old!r} occurs {count} times in {control.path},"
-            " not once"
-        )
-    return text.replace(control.old, control.new)
+    return _planting.plant(control.name, control.path, text, control.old, control.new)
 
 
 def _read_sources() -> dict[str, str]:
     """Return the text of every tracked source, by path, as in the working tree."""
     return {
         path: (_ROOT / path).read_text()
-        for path in _tracked()
+        for path in _planting.tracked()
         if path.startswith(_SOURCES) and path.endswith(".py")
     }
-
-
-def _tracked() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=_ROOT, check=True, capture_output=True
-    )
-    paths = listed.stdout.decode().split("\0")
-    return [path for path in paths if path and (_ROOT / path).is_file()]
 
 
 def _bases() -> dict[str, list[str]]:
@@ -190,7 +175,7 @@ def _fill(
     if not missing:
         return True
     with tempfile.TemporaryDirectory() as folder:
-        copy = _copy(pathlib.Path(folder))
+        copy = _planting.copy_repository(pathlib.Path(folder))
         for name, digest in missing.items():
             if time.perf_counter() - started > args.seconds:
                 return False
@@ -208,27 +193,6 @@ def _fill(
     return True
 
 
-def _copy(folder: pathlib.Path) -> pathlib.Path:
-    """Copy the tracked files, as they are in the working tree; check that they run."""
-    copy = folder / "copy"
-    for path in _tracked():
-        (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(_ROOT / path, copy / path)
-    command = [sys.executable, "-c", "import mmc_jax; print(mmc_jax.__file__)"]
-    printed = subprocess.run(
-        command, cwd=copy, env=_environment(copy), check=True, capture_output=True
-    )
-    imported = pathlib.Path(printed.stdout.decode().strip())
-    if not imported.is_relative_to(copy):
-        raise RuntimeError(f"Python imports {imported}, not the copy in {copy}")
-    return copy
-
-
-def _environment(copy: pathlib.Path) -> dict[str, str]:
-    # A file that is changed twice a second and keeps its size has stale bytecode.
-    return os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def _run_tests(copy: pathlib.Path, selection: list[str]) -> dict[str, Any]:
     """Run tests; return how many there were, and of each red one what it says."""
     report = copy.parent / "report.xml"
@@ -240,7 +204,7 @@ def _run_tests(copy: pathlib.Path, selection: list[str]) -> dict[str, Any]:
         finished = subprocess.run(
             command,
             cwd=copy,
-            env=_environment(copy),
+            env=_planting.environment(copy),
             timeout=_LONGEST,
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""The list of negative controls keeps up with the code that it would break."""
+"""The planted bugs and differences keep up with the code that they change."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def negative_controls(monkeypatch):
     """Return the script as a module; its neighbours import each other by name."""
     monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
     return importlib.import_module("negative_controls")
+
+
+def test_every_difference_from_published_code_can_be_planted(monkeypatch):
+    monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
+    differences = importlib.import_module("_differences")
+    for difference in differences.DIFFERENCES:
+        text = (_ROOT / difference.path).read_text()
+        planted = differences.planted(difference, text)
+        assert planted != text and ast.parse(planted)
+        assert difference.setting in differences.SETTINGS
+        with pytest.raises(ValueError, match=f"{difference.name}.*occurs 0 times"):
+            differences.planted(difference, "")
 
 
 def test_every_bug_can_be_planted_and_names_tests_that_exist(negative_controls):
