@@ -142,7 +142,6 @@ def base_config(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         loss_scale=2.0 if args.loss in HALVED_LOSSES else 1.0,
         **HYPERPARAMETERS.get(args.loss, {}),
     )
-    config.attack = training_attack(args)
     config.update(training_recipe(args))
     config.augment = dict(shift=0.1, flip=False)
     config.optimizer = dict(
@@ -188,9 +187,10 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 
 def training_recipe(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Return what is trained on, and at which weights the gradient is taken."""
+    """Return the attack, what is trained on, and where its gradient is taken."""
     return ml_collections.ConfigDict(
         dict(
+            attack=training_attack(args),
             recipe=dict(name=args.recipe, **RECIPES.get(args.recipe, {})),
             weight_perturbation=dict(
                 gamma=0.005 if args.awp else 0.0,  # of each layer's norm; 0: none

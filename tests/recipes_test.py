@@ -12,14 +12,16 @@ import numpy as np
 import optax
 import pytest
 
+from configs import digits
 from mmc_jax import attacks, losses, parallel
 from mmc_jax.models.heads import Classifier
+from mmc_jax.train import build_recipe
 from mmc_jax.train.crafting import Crafting, craft
 from mmc_jax.train.gradients import make_differentiate
 from mmc_jax.train.recipes import RECIPES, make_recipe
 from mmc_jax.train.step import create_train_state, train_step
 from mmc_jax.train.weight_perturbation import perturbed_weights
-from mmc_jax.types import Batch
+from mmc_jax.types import Batch, ModelOutput
 from tests.center_training_test import Layer, Shift
 
 from .reference import losses as reference
@@ -71,12 +73,12 @@ def state():
     return make_state()
 
 
-def shifted(logits_fn, key, images, labels, *, targets=None):
-    """An attack that looks at nothing."""
-    return images + 0.3
+def bent(logits_fn, key, images, labels, *, targets=None):
+    """An attack that looks at nothing, and that normalisation does not undo."""
+    return images[:, ::-1] ** 2
 
 
-def take_step(state, loss="mmc", recipe=None, attack=shifted, **options):
+def take_step(state, loss="mmc", recipe=None, attack=bent, batch=None, **options):
     step_fn = functools.partial(
         train_step,
         loss_fn=losses.make_loss(loss),
@@ -84,7 +86,7 @@ def take_step(state, loss="mmc", recipe=None, attack=shifted, **options):
         recipe=recipe or make_recipe("standard"),
         **options,
     )
-    return jax.jit(step_fn)(state, make_batch(), jax.random.key(0))
+    return jax.jit(step_fn)(state, batch or make_batch(), jax.random.key(0))
 
 
 def in_training(state, images):
@@ -94,9 +96,12 @@ def in_training(state, images):
 
 
 def both_outputs(state):
-    """Outputs in training mode, and statistics, of clean and of shifted images."""
+    """Outputs in training mode, and statistics, of clean and of bent images."""
     images = make_batch().images
-    return in_training(state, images), in_training(state, images + 0.3)
+    adv_images = bent(None, None, images, None)
+    clean, adversarial = in_training(state, images), in_training(state, adv_images)
+    assert np.abs(clean[0].features - adversarial[0].features).max() > 0.1
+    return clean, adversarial
 
 
 # --- how the attack sees the model ----------------------------------------------------
@@ -150,6 +155,23 @@ def test_logits_of_the_attack_follow_the_statistics_and_the_temperature(state):
         seen = seen_by_an_attack(state, crafting, "logits")
         np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(running - training).max() > 0.01
+
+
+def test_the_step_crafts_by_its_crafting(state):
+    def told(logits_fn, key, images, labels):
+        told = jax.nn.softmax(logits_fn(images)) + jax.nn.one_hot(labels, 4)
+        return images * told.reshape(images.shape)
+
+    crafting = Crafting("predicted", "batch", temperature=0.5)
+    _, metrics = take_step(state, attack=told, crafting=crafting)
+    batch = make_batch()
+    adv_images = craft(
+        told, crafting, state.model, state.variables, None, batch.images, batch.labels
+    )
+    _, expected = take_step(state, attack=None, batch=batch.replace(images=adv_images))
+    chex.assert_trees_all_close(metrics, expected, rtol=1e-4)
+    _, sound = take_step(state, attack=told)
+    assert abs(sound["loss"] - metrics["loss"]) > 1e-3
 
 
 class Broken(nn.Module):
@@ -295,12 +317,30 @@ def test_no_pass_is_taken_that_nothing_asks_for(state, recipe, passes):
         step_fn = functools.partial(
             train_step,
             loss_fn=losses.make_loss("mmc"),
-            attack=shifted,
+            attack=bent,
             recipe=recipe,
             weight_perturbation=schedule,
         )
         jax.eval_shape(step_fn, state, make_batch(), jax.random.key(0))
         assert Normalized.traced == passes * times
+
+
+def test_the_numbers_of_a_config_reach_its_recipe():
+    config = digits.get_config("loss=softmax,adv=pgd")
+    config.attack.clean_weight = 0.25
+    assert build_recipe.make_recipe(config).reads == ("clean", "adversarial")
+    logits = np.array([[0.0, 0.0], [0.0, 3.0]])
+    outputs = {
+        kind: ModelOutput(features=jnp.zeros((1, 1)), logits=jnp.float32(h[None]))
+        for kind, h in zip(("clean", "adversarial"), logits, strict=True)
+    }
+    config = digits.get_config("loss=softmax,adv=pgd,recipe=trades")
+    config.recipe.update(dict(weight=7.0, temperature=2.0))
+    loss = build_recipe.make_recipe(config).combine(
+        lambda *_: jnp.zeros(1), outputs, jnp.zeros(1, jnp.int32), {}
+    )
+    expected = 7.0 * reference.kl_divergence(*logits, temperature=2.0)
+    np.testing.assert_allclose(loss, [expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

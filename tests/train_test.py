@@ -13,6 +13,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -355,6 +356,9 @@ def test_work_directory_of_an_earlier_config_is_the_same_run(tmp_path):
     earlier = json.dumps(record)
     path.write_text(earlier)
     open_workdir(tmp_path, config, splits)
+    # And back: the record is now that of the newer config.
+    assert "recipe" in json.loads(path.read_text())["config"]
+    open_workdir(tmp_path, ml_collections.ConfigDict(record["config"]), splits)
     for field, value in {
         "recipe.name": "mart",
         "attack.labels": "predicted",
