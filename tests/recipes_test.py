@@ -406,7 +406,9 @@ def two_parameter_step(loss, gamma):
         center_norm=1.0,
     )
     state = create_train_state(model, SGD, jax.random.key(0), (1, 2, 1))
-    state = state.replace(params={"backbone": {"shift": jnp.array([[3.0, 4.0]])}})
+    state = state.replace(
+        step=jnp.int32(2), params={"backbone": {"shift": jnp.array([[3.0, 4.0]])}}
+    )
     batch = Batch(
         images=jnp.array([1.0, 0.0]).reshape(1, 1, 2, 1),
         labels=jnp.array([0]),
@@ -416,7 +418,7 @@ def two_parameter_step(loss, gamma):
         functools.partial(
             train_step,
             loss_fn=losses.make_loss(loss),
-            weight_perturbation=None if gamma is None else lambda step: gamma,
+            weight_perturbation=None if gamma is None else lambda n: gamma * n / 2,
         )
     )(state, batch, jax.random.key(0))
 

@@ -29,7 +29,7 @@ def perturbed_weights(
       A tree like `params`.
 
     Source: Wu, Xia and Wang, "Adversarial Weight Perturbation Helps Robust
-    Generalization", NeurIPS 2020, Equations (7) to (10), with one step.
+    Generalization", NeurIPS 2020, with one step.
     """
 
     def perturb(weight: Array, gradient: Array) -> Array:

@@ -178,7 +178,7 @@ def trades(
 ) -> float:
     """Return CE(p(x), y) + beta KL(p(x) || p(x*)), beta = 1 / lambda.
 
-    Zhang et al., ICML 2019, Equation (5) with the losses of Section 5.
+    Zhang et al., ICML 2019, the loss of TRADES, after its inner maximisation.
     """
     clean = softmax_cross_entropy(clean_logits, label)
     return clean + weight * kl_divergence(clean_logits, adv_logits)
@@ -187,7 +187,7 @@ def trades(
 def boosted_cross_entropy(logits: np.ndarray, label: int) -> float:
     """Return -log p_y - log(1 - max_{k != y} p_k).
 
-    Wang et al., ICLR 2020, Equation (8).
+    Wang et al., ICLR 2020, the boosted cross-entropy of MART.
     """
     probabilities = softmax(logits)
     rival = max(p for k, p in enumerate(probabilities) if k != label)
@@ -199,7 +199,7 @@ def mart(
 ) -> float:
     """Return BCE(p(x*), y) + lambda KL(p(x) || p(x*)) (1 - p_y(x)).
 
-    Wang et al., ICLR 2020, Equation (11).
+    Wang et al., ICLR 2020, the loss of MART, after its inner maximisation.
     """
     unsure = 1.0 - softmax(clean_logits)[label]
     divergence = kl_divergence(clean_logits, adv_logits)
