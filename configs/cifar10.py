@@ -3,7 +3,9 @@
     python launch/train.py --config=configs/cifar10.py:loss=mmc --workdir=...
     python launch/train.py --config=configs/cifar10.py:loss=mmc,adv=pgd,eps=8/255 ...
 
-Add `targeted` for the paper's AT^tar, `model=resnet110_v2` for its deeper network.
+Add `targeted` for the paper's AT^tar, `papers_choices` for its labels and statistics in
+adversarial training, `model=resnet110_v2` for its deeper network; `recipe=trades` or
+`recipe=mart`, with `awp` or without, for what came after.
 Published by others for this recipe: plain MMC 90.2 % clean and 0.00 % under
 AutoAttack at 8/255; adversarially trained 80.9 % and 43.5 %.
 """

@@ -18,27 +18,46 @@ ARGUMENTS = {
     "adv": "none, pgd, mim, bim or fgsm: adversarial training with that attack",
     "targeted": "a flag: attack random wrong classes in training",
     "eps": "radius of the training attack, such as 8/255 or 0.3",
+    "recipe": "what adversarial training trains on: standard, trades or mart",
+    "papers_choices": "a flag: adversarial training as the paper's code has it, by"
+    " predicted labels and the batch's statistics, with running ones from clean images",
+    "awp": "a flag: perturb the weights adversarially too",
     "model": "an architecture, such as cnn or resnet32_v2",
     "runlocal": "a flag: shrink the run to seconds",
 }
-FLAGS = ("targeted", "runlocal")
+FLAGS = ("targeted", "papers_choices", "awp", "runlocal")
 
 # Losses by the squared distance to the own center, with a one half before it; with the
 # plain distance; and what may be set for each loss.
 HALVED_LOSSES = ("mmc", "huber_mmc", "elastic_mmc")
 MMC_LOSSES = (*HALVED_LOSSES, "absolute_mmc")
 HYPERPARAMETERS = {
+    "softmax": dict(label_smoothing=0.0),  # the share that goes to all classes
+    "mmlda": dict(label_smoothing=0.0),
     "huber_mmc": dict(threshold=1.0),  # distance from which a pull grows no more
     "elastic_mmc": dict(elasticity=1.0),  # alpha, variance of the trained centers
     "center": dict(
         center_weight=0.003,  # lambda, of the center loss beside the cross-entropy
         center_rate=0.5,  # alpha, how far a step takes the centers
+        label_smoothing=0.0,
     ),
     "lgm": dict(
         margin=0.1,  # alpha, of the own distance
         likelihood_weight=0.01,  # lambda
     ),
     "lgm_identity": dict(margin=0.1, likelihood_weight=0.01),
+}
+
+# What may be set for each recipe: the weight of the divergence between the predictions
+# on clean and attacked images, and the temperature of these. At 0 it is that which fits
+# the loss: 1, or C_MM^2 / 5 where features are pulled to preset centers.
+RECIPES = {
+    "trades": dict(weight=6.0, temperature=0.0),
+    "mart": dict(weight=5.0, temperature=0.0),
+}
+RECIPE_ATTACKS = {
+    "trades": dict(objective="kl_divergence"),
+    "mart": dict(objective="cross_entropy"),
 }
 
 
@@ -49,7 +68,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
       ValueError: for an argument that is unknown, repeated or malformed; it names the
         argument and lists what is accepted.
     """
-    values = {"centers": "optimal", "targeted": False, "runlocal": False, **defaults}
+    values = {"centers": "optimal", "recipe": "standard"}
+    values |= {flag: False for flag in FLAGS} | defaults
     seen = set()
     for item in filter(None, (part.strip() for part in (arg or "").split(","))):
         name, has_value, text = item.partition("=")
@@ -63,7 +83,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
             raise ValueError(f"config argument {item!r} must be written {form}")
         seen.add(name)
         values[name] = True if name in FLAGS else text
-    if values["adv"] in ("", "none") and seen & {"eps", "targeted"}:
+    if values["adv"] in ("", "none") and seen & {"eps", "targeted", "papers_choices"}:
         raise ValueError(
             f"config arguments {arg!r} describe an attack in training, and adv=NAME is"
             f" missing; adv is {ARGUMENTS['adv']}"
@@ -122,7 +142,7 @@ def base_config(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         loss_scale=2.0 if args.loss in HALVED_LOSSES else 1.0,
         **HYPERPARAMETERS.get(args.loss, {}),
     )
-    config.attack = training_attack(args)
+    config.update(training_recipe(args))
     config.augment = dict(shift=0.1, flip=False)
     config.optimizer = dict(
         name="sgd",  # or adam
@@ -140,7 +160,8 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
     Ten steps of a quarter of epsilon (the paper's 2/255 for 8/255), every one of them
     taken, and the objective that the loss itself is about: for MMC and its variants the
-    distance to the own center, the paper's adaptive type 1.
+    distance to the own center, the paper's adaptive type 1. TRADES and MART have
+    objectives of their own.
     """
     if args.adv in ("", "none"):
         return ml_collections.ConfigDict()
@@ -150,12 +171,33 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
         objective="own_class" if args.loss in MMC_LOSSES else "cross_entropy",
         targeted=args.targeted,
         warmup_epochs=0,  # epochs over which the perturbation grows to its full size
+        labels="true",  # or predicted, by the model on the clean image
+        statistics="running",  # of BatchNorm while attacking; or batch
+        clean_weight=0.0,  # of the loss on clean images, beside one minus it
+        statistics_from="adversarial",  # or clean: which images move the running ones
     )
+    if args.papers_choices:
+        attack.update(labels="predicted", statistics="batch", statistics_from="clean")
+    attack.update(RECIPE_ATTACKS.get(args.recipe, {}))
     if args.adv != "fgsm":
         attack.update(
             step_size=args.eps / 4, num_steps=10, keep="last", stop_on_success=False
         )
     return ml_collections.ConfigDict(attack)
+
+
+def training_recipe(args: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Return the attack, what is trained on, and where its gradient is taken."""
+    return ml_collections.ConfigDict(
+        dict(
+            attack=training_attack(args),
+            recipe=dict(name=args.recipe, **RECIPES.get(args.recipe, {})),
+            weight_perturbation=dict(
+                gamma=0.005 if args.awp else 0.0,  # of each layer's norm; 0: none
+                warmup_epochs=0,  # epochs without it
+            ),
+        )
+    )
 
 
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -14,7 +14,7 @@ import pytest
 
 from configs import common
 from mmc_jax import attacks, data, losses, models
-from mmc_jax.train import check_config
+from mmc_jax.train import build_recipe, check_config
 
 _FOLDER = pathlib.Path(common.__file__).parent
 _MODULES = {
@@ -172,6 +172,8 @@ def test_hyperparameters_of_a_loss_are_fields_with_the_library_s_defaults():
 
 
 WRONG_HYPERPARAMETERS = {
+    "softmax": ("label_smoothing", 1.5),
+    "mmlda": ("label_smoothing", -0.5),
     "huber_mmc": ("threshold", 0.0),
     "elastic_mmc": ("elasticity", -2.5),
     "center": ("center_rate", 1.25),
@@ -190,6 +192,115 @@ def test_a_wrong_hyperparameter_is_named_with_its_value(loss):
     del config.loss[field]
     config.loss.sharpness = 1.0
     with pytest.raises(ValueError, match=rf"config\.loss: .*'sharpness'.*{field}"):
+        checked(config)
+
+
+def test_recipes_and_choices_are_chosen_by_arguments():
+    sound = dict(
+        labels="true",
+        statistics="running",
+        clean_weight=0.0,
+        statistics_from="adversarial",
+    )
+    papers = dict(labels="predicted", statistics="batch", statistics_from="clean")
+    for name, get_config in CONFIGS.items():
+        for arg, expected in (("", sound), (",papers_choices", sound | papers)):
+            config = get_config(f"loss=mmc,adv=pgd{arg}")
+            assert config.attack.to_dict().items() >= expected.items(), name
+            assert config.recipe.to_dict() == dict(name="standard")
+            assert config.weight_perturbation.gamma == 0.0
+        for recipe, weight in (("trades", 6.0), ("mart", 5.0)):
+            config = get_config(f"loss=mmc,adv=pgd,recipe={recipe},awp")
+            assert config.recipe.to_dict() == dict(
+                name=recipe, weight=weight, temperature=0.0
+            )
+            assert config.weight_perturbation.gamma == 0.005
+            objective = {"trades": "kl_divergence", "mart": "cross_entropy"}[recipe]
+            assert config.attack.objective == objective
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("recipe", ["standard", "trades", "mart"])
+@pytest.mark.parametrize("choices", ["", ",papers_choices,awp"])
+def test_every_loss_with_every_recipe_is_a_config(loss, recipe, choices):
+    arg = f"loss={loss},adv=pgd,recipe={recipe}{choices}"
+    config = checked(CONFIGS["mnist"](arg))
+    assert build_recipe.make_recipe(config).reads[-1] == "adversarial"
+    is_papers = bool(choices)
+    crafting = build_recipe.make_crafting(config)
+    assert crafting.labels == ("predicted" if is_papers else "true")
+    assert crafting.statistics == ("batch" if is_papers else "running")
+    # Losses by the distance to preset centers, and recipes that compare.
+    by_distance = loss in ("mmc", "absolute_mmc", "huber_mmc", "elastic_mmc")
+    compares = recipe != "standard"
+    assert crafting.temperature == (20.0 if by_distance and compares else 1.0)
+    statistics_from = build_recipe.make_recipe(config).statistics_from
+    assert statistics_from == ("clean" if is_papers else "adversarial")
+
+
+def test_validation_judges_by_the_attack_of_training_or_by_the_margin():
+    def attacks_of(arg):
+        config = CONFIGS["digits"](arg)
+        return (
+            build_recipe.make_attack(config, 10),
+            build_recipe.make_validation_attack(config, 10),
+        )
+
+    assert attacks_of("loss=mmc") == (None, None)
+    for arg in ("loss=mmc,adv=pgd", "loss=softmax,adv=pgd,targeted,papers_choices"):
+        training, validation = attacks_of(arg)
+        assert training == validation
+    for recipe in ("trades", "mart"):
+        training, validation = attacks_of(f"loss=mmc,adv=pgd,recipe={recipe}")
+        own = dict(training.hyperparameters)
+        assert own["objective"] in ("kl_divergence", "cross_entropy")
+        assert dict(validation.hyperparameters) == own | {"objective": "margin"}
+
+
+def test_the_weight_perturbation_starts_after_its_warm_up():
+    config = CONFIGS["digits"]("adv=pgd")
+    assert build_recipe.make_weight_perturbation(config, 10) is None
+    config = CONFIGS["digits"]("adv=pgd,awp")
+    config.weight_perturbation.warmup_epochs = 2
+    schedule = build_recipe.make_weight_perturbation(config, 10)
+    np.testing.assert_allclose([schedule(step) for step in (0, 19)], 0.0)
+    np.testing.assert_allclose([schedule(step) for step in (20, 99)], 0.005)
+
+
+WRONG_RECIPES = [
+    ("recipe=trades", {}, r"recipe.name='trades' needs an attack .*adv=pgd"),
+    ("recipe=mart,awp", {}, r"recipe.name='mart' needs an attack .*'standard'"),
+    ("recipe=trades,adv=pgd,targeted", {}, "kl_divergence has no targeted form"),
+    ("recipe=trades,adv=fgsm", {}, "config.attack: .*needs pgd, or mim with"),
+    (
+        "recipe=mart,adv=pgd",
+        {"attack.clean_weight": 0.5},
+        r"clean_weight=0.5 is for the recipe 'standard'.*'mart'.*recipe.weight",
+    ),
+    ("recipe=mart,adv=pgd", {"recipe.weight": -1.5}, "recipe: weight .*got -1.5"),
+    ("recipe=mart,adv=pgd", {"recipe.weight": np.nan}, "recipe: weight .*got nan"),
+    ("recipe=trades,adv=pgd", {"recipe.temperature": -2.0}, "temperature .*got -2.0"),
+    (
+        "adv=pgd,papers_choices",
+        {"attack.stop_on_success": True},
+        r"statistics='batch' is for .*fgsm.*config.attack.stop_on_success=True",
+    ),
+    (
+        "adv=pgd,papers_choices",
+        {"batch_size": 1025},
+        r"statistics='batch' is for .*at most 1024; got config.batch_size=1025",
+    ),
+    ("adv=square,papers_choices", {}, r"'batch' is for .*config.attack.name='square'"),
+    ("papers_choices", {}, r"describe an attack .* adv=NAME is missing"),
+    ("adv=pgd,awp=1", {}, r"'awp=1' must be written awp$"),
+]
+
+
+@pytest.mark.parametrize(("arg", "changes", "message"), WRONG_RECIPES)
+def test_a_recipe_that_does_not_fit_is_named(arg, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config = CONFIGS["digits"](arg)
+        config.update_from_flattened_dict(changes)
         checked(config)
 
 
@@ -274,6 +385,13 @@ WRONG_FIELDS = {
     "attack.keep": ["first"],
     "attack.stop_on_success": ["no"],
     "attack.warmup_epochs": [-1],
+    "attack.labels": ["guessed", ""],
+    "attack.statistics": ["none", True],
+    "attack.clean_weight": [-0.1, 1.0, np.nan],
+    "attack.statistics_from": ["both"],
+    "recipe.name": ["hat", ""],
+    "weight_perturbation.gamma": [-0.1, 1.0, np.nan],
+    "weight_perturbation.warmup_epochs": [-1],
     "augment.shift": [-0.1, 1.0],
     "optimizer.name": ["rmsprop"],
     "optimizer.learning_rate": [0.0, -0.1, np.inf, np.nan],

@@ -57,6 +57,10 @@ CASES = [
     Case("pgd", dict(epsilon=0.1, num_steps=4, num_restarts=3)),
     Case("pgd", dict(epsilon=0.1, num_steps=4, num_restarts=3, keep="last")),
     Case("pgd", dict(epsilon=0.1, num_steps=4, keep="last")),
+    Case(
+        "pgd",
+        dict(epsilon=0.1, num_steps=4, num_restarts=2, objective="kl_divergence"),
+    ),
     Case("rotation", {}),
     Case("spsa", dict(epsilon=0.1, num_steps=3, num_samples=128)),
     Case("square", dict(epsilon=0.1, num_queries=7, num_restarts=2)),

@@ -47,7 +47,7 @@ def test_slices_change_nothing_but_what_goes_through_at_once(num_keys, monkeypat
     whole, most = attack(key)
     assert most == BATCH
     assert np.abs(whole - IMAGES).max(axis=(1, 2, 3)).min() > 0.01
-    monkeypatch.setattr(slices, "_MOST_IMAGES", 4)
+    monkeypatch.setattr(slices, "MOST_IMAGES", 4)
     sliced, most = attack(key)
     assert most == 4
     np.testing.assert_allclose(sliced, whole, rtol=0, atol=1e-6)
@@ -66,7 +66,7 @@ def test_slices_are_checked_and_composed_like_any_batch(monkeypatch):
     strengths = jnp.array([0.1, 0.3])
     whole = run(strengths)
     jax.clear_caches()
-    monkeypatch.setattr(slices, "_MOST_IMAGES", 3)
+    monkeypatch.setattr(slices, "MOST_IMAGES", 3)
     np.testing.assert_allclose(run(strengths), whole, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="labels must be below .* 3 .*got 7"):
         attacks.fgsm(model, KEY, IMAGES, LABELS * 0 + 7, epsilon=0.1)

@@ -13,6 +13,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -20,10 +21,13 @@ import pytest
 import mmc_jax
 from configs import cifar10, digits
 from mmc_jax import attacks, data, losses, parallel
+from mmc_jax.checkpoint import Checkpointer
 from mmc_jax.models.heads import Classifier
-from mmc_jax.train import NonFiniteLossError, build, read_metrics, train
+from mmc_jax.train import NonFiniteLossError, build, loop, read_metrics, train
+from mmc_jax.train.crafting import Crafting
 from mmc_jax.train.log import Log
 from mmc_jax.train.step import create_train_state, make_multi_step, train_step
+from mmc_jax.train.workdir import open_workdir
 from mmc_jax.types import Batch
 
 
@@ -333,6 +337,69 @@ def test_work_directory_refuses_another_config(finished_run):
     config.optimizer.learning_rate = 0.02
     with pytest.raises(ValueError, match=r"optimizer.learning_rate: 0.01 .* 0.02 now"):
         train(config, workdir, progress=False)
+
+
+def test_work_directory_of_an_earlier_config_is_the_same_run(tmp_path):
+    # Before there were recipes, records had none of their fields.
+    config = digits.get_config("loss=softmax,adv=pgd")
+    splits = data.load("digits", validation_size=200)
+    open_workdir(tmp_path, config, splits)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(1, tiny_state(optax.sgd(0.01)))
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    for section in ("recipe", "weight_perturbation"):
+        del record["config"][section]
+    for field in ("labels", "statistics", "clean_weight", "statistics_from"):
+        del record["config"]["attack"][field]
+    del record["config"]["loss"]["label_smoothing"]
+    earlier = json.dumps(record)
+    path.write_text(earlier)
+    open_workdir(tmp_path, config, splits)
+    # And back: the record is now that of the newer config.
+    assert "recipe" in json.loads(path.read_text())["config"]
+    open_workdir(tmp_path, ml_collections.ConfigDict(record["config"]), splits)
+    for field, value in {
+        "recipe.name": "mart",
+        "attack.labels": "predicted",
+        "attack.clean_weight": 0.5,
+        "loss.label_smoothing": 0.1,
+        "weight_perturbation.gamma": 0.01,
+    }.items():
+        path.write_text(earlier)
+        other = digits.get_config("loss=softmax,adv=pgd")
+        other.update_from_flattened_dict({field: value})
+        with pytest.raises(ValueError, match=rf"config.{field}: .* there, .*{value}"):
+            open_workdir(tmp_path, other, splits)
+
+
+def test_the_loop_trains_by_the_config_s_recipe(monkeypatch):
+    config = digits.get_config(
+        "loss=mmc,adv=pgd,recipe=trades,papers_choices,awp,runlocal"
+    )
+    config.num_devices = 1
+    config.weight_perturbation.warmup_epochs = 1
+    steps, validations = [], []
+    monkeypatch.setattr(loop, "make_multi_step", steps.append)
+    monkeypatch.setattr(loop.parallel, "parallelize", lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        loop, "make_validate", lambda *args, **kwargs: validations.append(args)
+    )
+    run = loop.prepare(config, loop.load_data(config))
+    options = steps[0].keywords
+    assert options["crafting"] == Crafting("predicted", "batch", temperature=20.0)
+    assert options["recipe"].centers_from == "clean"
+    assert options["recipe"].statistics_from == "clean"
+    gammas = [
+        float(options["weight_perturbation"](step))
+        for step in (run.steps_per_epoch - 1, run.steps_per_epoch)
+    ]
+    assert gammas == pytest.approx([0.0, 0.005])
+    objectives = [
+        dict(attack.hyperparameters)["objective"]
+        for attack in (options["attack"], validations[0][2])
+    ]
+    assert objectives == ["kl_divergence", "margin"]
 
 
 ROOT = pathlib.Path(__file__).parents[1]

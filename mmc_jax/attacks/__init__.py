@@ -8,7 +8,8 @@ Every attack is `attack(logits_fn, key, images, labels, *, targets=None,
 bounds=(0, 1), ...) -> adv_images`, and composes under `jit`, `vmap`, `pmap` and `scan`;
 `gradient_sign` explains the arguments that all share. In reading order:
 
-- `objectives`: what is minimised; `projections`: where an attack may go.
+- `objectives`: what is minimised; `relative`: compared with the clean image;
+  `projections`: where an attack may go.
 - `door`, `checks`, `slices`: how an attack is entered; `keys`: randomness per example;
   `passes`: running the model; `iterates`: what is kept; `descent`: the engine.
 - `apgd`: apgd, apgd_targeted, multi_targeted; by `apgd_engine` and the step rules
@@ -39,6 +40,7 @@ from mmc_jax.attacks.elastic_net import elastic_net
 from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.gradient_sign import bim, fgsm, mim, pgd
 from mmc_jax.attacks.objectives import OBJECTIVES
+from mmc_jax.attacks.relative import RELATIVE_OBJECTIVES
 from mmc_jax.attacks.rescaling import (
     make_centered_logits_fn,
     make_tempered_logits_fn,
@@ -75,6 +77,7 @@ ATTACKS: dict[str, Callable[..., Array]] = {
 __all__ = [
     "ATTACKS",
     "OBJECTIVES",
+    "RELATIVE_OBJECTIVES",
     "BoundAttack",
     "auto_attack_parts",
     "make_attack",

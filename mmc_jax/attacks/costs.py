@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mmc_jax.attacks.auto_attack import AUTO_ATTACK_PARTS, auto_attack_parts
+from mmc_jax.attacks.relative import RELATIVE_OBJECTIVES
 
 Hyperparameters = Mapping[str, Any]
 
@@ -29,11 +30,16 @@ def _one_gradient(given: Hyperparameters, num_classes: int) -> Passes:
 
 
 def _descent(given: Hyperparameters, num_classes: int) -> Passes:
-    """One gradient a step; one more forward pass a walk if where it ends is judged."""
+    """One gradient a step; one more forward pass a walk if where it ends is judged.
+
+    And one if the objective compares with the clean image's logits.
+    """
     num_restarts = int(given.get("num_restarts", 1))
     judges_last = given["keep"] == "best" or num_restarts > 1
+    looks_first = given.get("objective") in RELATIVE_OBJECTIVES
     gradients = num_restarts * int(given["num_steps"])
-    return Passes(gradients + num_restarts * judges_last, gradients)
+    forward = looks_first + gradients + num_restarts * judges_last
+    return Passes(forward, gradients)
 
 
 def _apgd_targeted(given: Hyperparameters, num_classes: int) -> Passes:

@@ -42,6 +42,7 @@ from mmc_jax.attacks.passes import (
     num_classes,
     return_unjudgeable,
 )
+from mmc_jax.attacks.relative import RelativeObjective, fix_objective
 from mmc_jax.types import Array, Objective, StochasticLogitsFn
 
 
@@ -109,6 +110,11 @@ def enter_descent(
     checks.check_flag("random_start", plan.random_start)
     checks.check_flag("stop_on_success", plan.stop_on_success)
     checks.check_count("num_eot_samples", plan.num_eot_samples)
+    if isinstance(plan.objective, RelativeObjective) and not plan.random_start:
+        raise ValueError(
+            f"objective={plan.objective.name!r} needs pgd, or mim with random_start="
+            "True: at the clean image its gradient is zero."
+        )
     num_restarts = given.get("num_restarts", 1)
     # A default relative to epsilon is a second number, not a second program.
     is_default = given.get("step_size") is None
@@ -138,7 +144,7 @@ def enter_descent(
 @partial(jax.jit, static_argnames="plan")
 def _descend(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
     keys = call.example_keys()
-    setting = _prepare(call, numbers, plan)
+    setting = _prepare(call, numbers, plan, keys)
     problem, images = setting.problem, setting.images
 
     def unfinished(state: tuple[Array, Kept]) -> Array:
@@ -159,7 +165,9 @@ def _descend(call: Call, numbers: dict[str, Array], *, plan: Plan) -> Outcome:
     return Outcome(adv_images, num_classes(problem, images, keys))
 
 
-def _prepare(call: Call, numbers: dict[str, Array], plan: Plan) -> _Setting:
+def _prepare(
+    call: Call, numbers: dict[str, Array], plan: Plan, keys: Array
+) -> _Setting:
     # The door cannot check traced values: whatever they are, the loops below must end
     # and the images stay in the box.
     most = jnp.finfo(jnp.float32).max
@@ -168,16 +176,20 @@ def _prepare(call: Call, numbers: dict[str, Array], plan: Plan) -> _Setting:
     steps = jnp.maximum(numbers["num_steps"], 1).astype(jnp.float32)
     step_size = numbers["step_size"] + numbers["relative_step"] * (epsilon / steps)
     step_size = jnp.nan_to_num(step_size, nan=0.0)
+    images = call.clean_images()
+    problem = Problem(
+        call.logits_fn,
+        call.labels,
+        call.targets,
+        plan.objective,
+        plan.num_eot_samples,
+    )
+    # Beyond the keys of all restarts and of the last look at the clean images.
+    first_keys = fold_each(keys, numbers["num_restarts"] + 1)
     return _Setting(
         plan=plan,
-        problem=Problem(
-            call.logits_fn,
-            call.labels,
-            call.targets,
-            plan.objective,
-            plan.num_eot_samples,
-        ),
-        images=call.clean_images(),
+        problem=fix_objective(problem, images, first_keys),
+        images=images,
         bounds=call.bounds,
         epsilon=epsilon,
         step_size=projections.per_pixel(step_size),

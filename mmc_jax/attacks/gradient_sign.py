@@ -170,7 +170,8 @@ def pgd(
         the best of their last iterates. Default 1.
       random_start: start uniformly in the ball (linf or l2), not at the clean image.
       norm: `linf` or `l2`.
-      objective: a name in `OBJECTIVES`, or such a function.
+      objective: a name in `OBJECTIVES`, or such a function; or `kl_divergence`, from
+        the clean prediction, which needs the random start.
       keep: `best` iterate (misclassified before any other, then lowest objective; costs
         one forward pass a restart), or the `last` (free with one restart).
       stop_on_success: freeze an example once it is misclassified (hits its target).
@@ -246,7 +247,7 @@ def mim(
       num_restarts: walks, at least 1; more than one needs a random start.
       random_start: start uniformly in the ball. Default False, as in the paper.
       norm: `linf` or `l2`.
-      objective: a name in `OBJECTIVES`, or such a function.
+      objective: as in `pgd`.
       keep: `best` or `last`, as in `pgd`.
       stop_on_success: as in `pgd`.
       num_eot_samples: samples averaged for a randomised model.

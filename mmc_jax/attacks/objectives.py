@@ -10,7 +10,7 @@ constant itself: logits of a Mahalanobis head are never positive, so a mask is m
 infinity, not a number that happens to be small.
 
 Which to use: on logits that are distances, `cross_entropy` saturates to a gradient of
-exactly zero; the others do not.
+exactly zero; the others do not. `relative` has those that compare with the clean image.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from mmc_jax.attacks.relative import RELATIVE_OBJECTIVES
 from mmc_jax.types import Array, Objective
 
 
@@ -201,19 +202,22 @@ def resolve_objective(objective: str | Objective) -> Objective:
     """Return the objective of that name, or the function itself.
 
     Args:
-      objective: a key of `OBJECTIVES`, or any function with an objective's signature.
+      objective: a key of `OBJECTIVES` or `RELATIVE_OBJECTIVES`, or any function with an
+        objective's signature.
 
     Returns:
-      The function.
+      The function; one of `RELATIVE_OBJECTIVES` says no when an attack calls it that
+      does not compute the clean image's logits.
 
     Raises:
       ValueError: an unknown name, or neither a name nor a function.
     """
-    if isinstance(objective, str) and objective in OBJECTIVES:
-        return OBJECTIVES[objective]
+    known = OBJECTIVES | RELATIVE_OBJECTIVES
+    if isinstance(objective, str) and objective in known:
+        return known[objective]
     if isinstance(objective, str) or not callable(objective):
         raise ValueError(
-            f"objective must be one of {', '.join(sorted(OBJECTIVES))}, or a function "
+            f"objective must be one of {', '.join(sorted(known))}, or a function "
             f"(logits, labels, targets) -> [batch]; got {objective!r}."
         )
     return objective

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mmc_jax.attacks import keys
 from mmc_jax.types import Array
 
-_MOST_IMAGES = 1024
+MOST_IMAGES = 1024
 
 
 def call_in_slices(
@@ -37,10 +37,10 @@ def call_in_slices(
     Returns:
       The core's outcome.
     """
-    if call.images.shape[0] <= _MOST_IMAGES:
+    if call.images.shape[0] <= MOST_IMAGES:
         return core(call, numbers, **static)
     settings = tuple(static.items())
-    return _map_slices(call, numbers, core=core, static=settings, most=_MOST_IMAGES)
+    return _map_slices(call, numbers, core=core, static=settings, most=MOST_IMAGES)
 
 
 @partial(jax.jit, static_argnames=("core", "static", "most"))

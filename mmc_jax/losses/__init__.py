@@ -8,6 +8,9 @@ To add a loss: write its equation, its factory and its row in the `LOSSES` of on
 of this package (`mahalanobis`, `gaussian` or `softmax`); its hyperparameters are the
 factory's keyword arguments.
 
+`adversarial` has the losses of a clean and an attacked image at once, TRADES and MART,
+which recipes put around any of these.
+
 Softmax cross-entropy itself is optax's. `batch` is the leading axis and nothing here
 reduces over it but `updated_centers`, which says so.
 """
@@ -18,6 +21,7 @@ import inspect
 from typing import Any
 
 from mmc_jax.losses import gaussian, mahalanobis, softmax
+from mmc_jax.losses.adversarial import kl_divergence, mart_loss, trades_loss
 from mmc_jax.losses.gaussian import (
     generalized_softmax_cross_entropy,
     large_margin_gaussian_mixture_loss,
@@ -44,10 +48,13 @@ __all__ = [
     "head_of",
     "hyperparameters_of",
     "huber_mmc_loss",
+    "kl_divergence",
     "large_margin_gaussian_mixture_loss",
     "make_loss",
+    "mart_loss",
     "mmc_loss",
     "mmlda_loss",
+    "trades_loss",
     "updated_centers",
 ]
 

@@ -11,8 +11,10 @@ from mmc_jax.losses.rows import (
     Loss,
     check_number,
     check_shapes,
+    check_smoothing,
     own_rows,
     read_centers,
+    smoothed_cross_entropy,
 )
 from mmc_jax.types import Array, LossFn, ModelOutput, Variables
 
@@ -141,7 +143,9 @@ def elastic_mmc_loss(
     return mmc_loss(features, labels, centers) + 0.5 / elasticity * pull
 
 
-def mmlda_loss(features: Array, labels: Array, centers: Array) -> Array:
+def mmlda_loss(
+    features: Array, labels: Array, centers: Array, *, label_smoothing: float = 0.0
+) -> Array:
     """Return the Max-Mahalanobis linear discriminant loss of each example.
 
     `L_MMLDA(z, y) = -log softmax(h)_y` with `h_k = -||z - mu_k||^2`: cross-entropy on
@@ -151,6 +155,7 @@ def mmlda_loss(features: Array, labels: Array, centers: Array) -> Array:
       features: z, float `[batch, feature_dim]`.
       labels: y, integer `[batch]` in [0, num_classes).
       centers: mu, float `[num_classes, feature_dim]`.
+      label_smoothing: the share of each label that goes to all classes, in [0, 1).
 
     Returns:
       The loss, `[batch]`, >= 0.
@@ -167,7 +172,7 @@ def mmlda_loss(features: Array, labels: Array, centers: Array) -> Array:
     """
     check_shapes(features, labels, centers)
     logits = mahalanobis_logits(features, centers)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return smoothed_cross_entropy(logits, labels, label_smoothing)
 
 
 def _squared_distance(features: Array, labels: Array, centers: Array) -> Array:
@@ -216,10 +221,14 @@ def _make_elastic_mmc(*, elasticity: float = 1.0) -> LossFn:
     return elastic_mmc
 
 
-def _make_mmlda() -> LossFn:
+def _make_mmlda(*, label_smoothing: float = 0.0) -> LossFn:
+    check_smoothing(label_smoothing)
+
     def mmlda(output: ModelOutput, labels: Array, variables: Variables) -> Array:
         (centers,) = read_centers(variables, "mahalanobis", "centers")
-        return mmlda_loss(output.features, labels, centers)
+        return mmlda_loss(
+            output.features, labels, centers, label_smoothing=label_smoothing
+        )
 
     return mmlda
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
+import optax
 
 from mmc_jax.types import Array, LossFn, ModelOutput, Variables
 
@@ -61,6 +62,42 @@ def own_rows(rows: Array, labels: Array) -> Array:
         .at[labels]
         .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     )
+
+
+def smoothed_cross_entropy(
+    logits: Array, labels: Array, label_smoothing: float
+) -> Array:
+    """Return the cross-entropy with labels that are smoothed.
+
+    `-sum_k q_k log softmax(h)_k`, where `q_k = (1 - s) [k = y] + s / num_classes`.
+
+    Args:
+      logits: h, float `[batch, num_classes]`.
+      labels: y, integer `[batch]`; NaN comes of one that no class has.
+      label_smoothing: s, in [0, 1).
+
+    Returns:
+      The loss, `[batch]`, >= 0.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+    CVPR 2016, Section 7.
+    """
+    if not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    one_hot = own_rows(jnp.eye(logits.shape[-1], dtype=logits.dtype), labels)
+    smooth = optax.smooth_labels(one_hot, label_smoothing)
+    return optax.softmax_cross_entropy(logits, smooth)
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Refuse a share of the labels that is not in [0, 1).
+
+    Raises:
+      ValueError: naming it, its value and what is accepted.
+    """
+    check_number("label_smoothing", label_smoothing, positive=False)
+    if label_smoothing >= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
 
 
 def read_centers(

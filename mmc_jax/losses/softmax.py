@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mmc_jax.losses.mahalanobis import mmc_loss
 from mmc_jax.losses.rows import (
@@ -14,8 +13,10 @@ from mmc_jax.losses.rows import (
     Loss,
     check_number,
     check_shapes,
+    check_smoothing,
     own_rows,
     read_centers,
+    smoothed_cross_entropy,
 )
 from mmc_jax.types import Array, LossFn, ModelOutput, Variables
 
@@ -84,26 +85,32 @@ def updated_centers(
     return centers - center_rate * sums / (1.0 + counts)[:, None]
 
 
-def _make_softmax() -> LossFn:
+def _make_softmax(*, label_smoothing: float = 0.0) -> LossFn:
+    check_smoothing(label_smoothing)
+
     def softmax(output: ModelOutput, labels: Array, variables: Variables) -> Array:
         del variables
-        return optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+        return smoothed_cross_entropy(output.logits, labels, label_smoothing)
 
     return softmax
 
 
-def _make_center(*, center_weight: float = 0.003, center_rate: float = 0.5) -> LossFn:
+def _make_center(
+    *,
+    center_weight: float = 0.003,
+    center_rate: float = 0.5,
+    label_smoothing: float = 0.0,
+) -> LossFn:
     """Bind the joint loss, `cross-entropy + center_weight * center_loss`."""
     check_number("center_weight", center_weight, positive=False)
     check_number("center_rate", center_rate, positive=False)
+    check_smoothing(label_smoothing)
     if center_rate > 1:
         raise ValueError(f"center_rate must be in [0, 1], got {center_rate!r}")
 
     def center(output: ModelOutput, labels: Array, variables: Variables) -> Array:
         (centers,) = read_centers(variables, "softmax_with_centers", "centers")
-        classification = optax.softmax_cross_entropy_with_integer_labels(
-            output.logits, labels
-        )
+        classification = smoothed_cross_entropy(output.logits, labels, label_smoothing)
         pull = center_loss(output.features, labels, centers)
         return classification + center_weight * pull
 

@@ -13,15 +13,19 @@ import ml_collections
 import numpy as np
 import optax
 
-from mmc_jax import attacks, losses, models, parallel
-from mmc_jax.attacks.objectives import OBJECTIVES
+from mmc_jax import losses, models, parallel
+from mmc_jax.attacks import OBJECTIVES, RELATIVE_OBJECTIVES
 from mmc_jax.data import DataSplits
 from mmc_jax.losses import BoundLoss
 from mmc_jax.models.heads import PRESET_HEADS
+from mmc_jax.train.build_recipe import check_recipe, make_attack
+from mmc_jax.train.crafting import LABELS, STATISTICS
+from mmc_jax.train.recipes import KINDS, RECIPES
 from mmc_jax.types import Attack
 
 OPTIMIZERS = ("sgd", "adam")
 
+_OBJECTIVES = (*OBJECTIVES, *RELATIVE_OBJECTIVES)
 _POSITIVE = (lambda v: v >= 1, "a whole number of at least 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "a whole number of at least 0")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -54,7 +58,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.ema_decay": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "attack.epsilon": (lambda v: 0 <= v <= 1, "a number in [0, 1], such as 8/255"),
     "attack.warmup_epochs": (lambda v: v >= 0, "a number of epochs of at least 0"),
-    "attack.objective": (lambda v: v in OBJECTIVES, f"one of {tuple(OBJECTIVES)}"),
+    "attack.objective": (lambda v: v in _OBJECTIVES, f"one of {_OBJECTIVES}"),
+    "attack.labels": (lambda v: v in LABELS, f"one of {LABELS}"),
+    "attack.statistics": (lambda v: v in STATISTICS, f"one of {STATISTICS}"),
+    "attack.clean_weight": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "attack.statistics_from": (lambda v: v in KINDS, f"one of {KINDS}"),
+    "recipe.name": (lambda v: v in RECIPES, f"one of {tuple(RECIPES)}"),
+    "weight_perturbation.gamma": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "weight_perturbation.warmup_epochs": _NOT_NEGATIVE,
 }
 
 
@@ -100,6 +111,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f" centers ({', '.join(with_preset)}), got config.loss.name="
             f"{config.loss.name!r}"
         )
+    check_recipe(config)
     _rehearse(make_attack(config, num_classes=10))
 
 
@@ -202,46 +214,6 @@ def make_loss(config: ml_collections.ConfigDict) -> BoundLoss:
     """
     options = config.loss.to_dict()
     return losses.make_loss(options.pop("name"), **options)
-
-
-def make_attack(config: ml_collections.ConfigDict, num_classes: int) -> Attack | None:
-    """Build the training attack that a config describes.
-
-    Args:
-      config: its `attack` is empty for training on clean images.
-      num_classes: from the data set.
-
-    Returns:
-      The bound attack, which draws random wrong targets where `attack.targeted`.
-
-    Raises:
-      ValueError: for an unknown attack or hyperparameter.
-    """
-    options = config.attack.to_dict()
-    if not options:
-        return None
-    targeted = options.pop("targeted", False)
-    options.pop("warmup_epochs", None)
-    attack = attacks.make_attack(options.pop("name"), **options)
-    return attacks.with_random_targets(attack, num_classes) if targeted else attack
-
-
-def make_attack_scale(
-    config: ml_collections.ConfigDict, steps_per_epoch: int
-) -> optax.Schedule | None:
-    """Build the factor on the training perturbation: a ramp over the first epochs.
-
-    Args:
-      config: a checked config.
-      steps_per_epoch: to turn `attack.warmup_epochs` into steps.
-
-    Returns:
-      step -> factor, from 0 to 1; None where there is no ramp.
-    """
-    epochs = config.attack.get("warmup_epochs", 0)
-    if not epochs:
-        return None
-    return optax.linear_schedule(0.0, 1.0, epochs * steps_per_epoch)
 
 
 def make_optimizer(

@@ -21,7 +21,7 @@ from absl import logging
 
 from mmc_jax import data, parallel
 from mmc_jax.checkpoint import Checkpointer
-from mmc_jax.train import build
+from mmc_jax.train import build, build_recipe
 from mmc_jax.train.log import Log
 from mmc_jax.train.step import (
     TrainState,
@@ -150,7 +150,6 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
         class_parents=build.class_parents(config, splits),
         training=True,
     )
-    attack = build.make_attack(config, splits.num_classes)
     state = create_train_state(
         model,
         build.make_optimizer(config, steps_per_epoch),
@@ -162,8 +161,13 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
     step_fn = functools.partial(
         train_step,
         loss_fn=build.make_loss(config),
-        attack=attack,
-        attack_scale=build.make_attack_scale(config, steps_per_epoch),
+        attack=build_recipe.make_attack(config, splits.num_classes),
+        attack_scale=build_recipe.make_attack_scale(config, steps_per_epoch),
+        crafting=build_recipe.make_crafting(config),
+        recipe=build_recipe.make_recipe(config),
+        weight_perturbation=build_recipe.make_weight_perturbation(
+            config, steps_per_epoch
+        ),
         augment=data.make_augment(**config.augment.to_dict()),
         axis_name=parallel.axis_name_for(config.parallel),
     )
@@ -181,7 +185,11 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
         state=state,
         multi_step=multi_step,
         validate=make_validate(
-            splits.validation, model, attack, mode=config.parallel, devices=devices
+            splits.validation,
+            model,
+            build_recipe.make_validation_attack(config, splits.num_classes),
+            mode=config.parallel,
+            devices=devices,
         ),
         schedule=build.make_schedule(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,

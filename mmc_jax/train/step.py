@@ -1,8 +1,8 @@
 """The train state and the one train step.
 
 One body serves one device, `pmap` and `jit` with shardings; adversarial training is
-the same step with an attack. `make_multi_step` runs many of them in one call on the
-device, drawing its batches there.
+the same step with an attack, and a recipe says what is trained on. `make_multi_step`
+runs many of them in one call on the device, drawing its batches there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,14 @@ import optax
 from flax import struct
 from jax import lax
 
-from mmc_jax import models
 from mmc_jax.data import DeviceDataset, to_batch
 from mmc_jax.losses import BoundLoss
 from mmc_jax.lowering import canonical_convolutions
 from mmc_jax.models.heads import Classifier
+from mmc_jax.train.crafting import SOUND, Crafting, craft
+from mmc_jax.train.gradients import make_differentiate
+from mmc_jax.train.recipes import STANDARD, Recipe
+from mmc_jax.train.weight_perturbation import perturb
 from mmc_jax.types import Array, Attack, Batch, LossFn, Metrics, Variables
 
 Augment = Callable[[Array, Array], Array]
@@ -147,14 +149,18 @@ def train_step(
     loss_fn: LossFn,
     attack: Attack | None = None,
     attack_scale: optax.Schedule | None = None,
+    crafting: Crafting = SOUND,
+    recipe: Recipe = STANDARD,
+    weight_perturbation: optax.Schedule | None = None,
     augment: Augment | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one step on the mean loss of a batch.
 
-    The batch is augmented, then attacked with the model in inference mode; the
-    gradient is taken in training mode on what comes out, and the running statistics
-    follow the same images, and so do centers that a loss moves by a rule of its own.
+    The batch is augmented and attacked; the recipe makes one loss of both images of an
+    example; its gradient is taken in training mode, at perturbed weights if asked; and
+    the optimiser steps from the weights as they were. Running statistics, and centers
+    that a loss moves by a rule of its own, follow the images that the recipe names.
 
     Args:
       state: the state before.
@@ -164,50 +170,52 @@ def train_step(
       attack: bound attack for adversarial training; None trains on clean images.
       attack_scale: step -> factor in [0, 1] on the perturbation, to bring the attack in
         slowly; None leaves it whole.
+      crafting: how the attack sees the model.
+      recipe: what is trained on; by default the loss of the attacked images.
+      weight_perturbation: step -> gamma >= 0 of `perturbed_weights`, which costs a
+        second gradient where it is not 0; None never perturbs.
       augment: (keys `[batch]`, images) -> images; None leaves them as they are.
       axis_name: the mapped axis to average over; None outside `pmap`.
 
     Returns:
-      The state after, and `loss`, `accuracy` (on the images trained on) and
-      `gradient_norm`, averaged over the whole batch.
+      The state after, and `loss`, `accuracy` (on the attacked images, where there is an
+      attack) and `gradient_norm`, averaged over the whole batch.
     """
     images = batch.images
     if augment is not None:
         images = augment(example_keys(key, "augment", batch.positions), images)
+    adv_images = images
     if attack is not None:
-        logits_fn = models.make_logits_fn(state.model, state.variables)
-        keys = example_keys(key, "attack", batch.positions)
-        adv_images = attack(logits_fn, keys, images, batch.labels)
+        adv_images = craft(
+            attack,
+            crafting,
+            state.model,
+            state.variables,
+            example_keys(key, "attack", batch.positions),
+            images,
+            batch.labels,
+            axis_name=axis_name,
+        )
         if attack_scale is not None:
             # Between two points of a ball and a box: in both.
             adv_images = images + attack_scale(state.step) * (adv_images - images)
-        images = adv_images
-
-    def mean_loss(trained):
-        variables = {**state.variables, **trained}
-        output, updates = state.model.apply(
-            variables, images, train=True, mutable=["batch_stats"]
-        )
-        losses = loss_fn(output, batch.labels, variables)
-        chex.assert_shape(losses, batch.labels.shape)
-        correct = jnp.argmax(output.logits, -1) == batch.labels
-        metrics = {
-            "loss": jnp.mean(losses),
-            "accuracy": jnp.mean(correct, dtype=jnp.float32),
-        }
-        return metrics["loss"], (output, updates, metrics)
-
-    gradients, (output, updates, metrics) = jax.grad(mean_loss, has_aux=True)(
-        state.trained
+    differentiate = make_differentiate(
+        state.model,
+        state.variables,
+        {"clean": images, "adversarial": adv_images},
+        batch.labels,
+        loss_fn=loss_fn,
+        recipe=recipe,
+        axis_name=axis_name,
     )
-    if axis_name is not None:
-        gradients, updates, metrics = lax.pmean(
-            (gradients, updates, metrics), axis_name
-        )
+    trained = state.trained
+    if weight_perturbation is not None:
+        trained = perturb(trained, differentiate, weight_perturbation(state.step))
+    gradients, (outputs, updates, metrics) = differentiate(trained)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     if isinstance(loss_fn, BoundLoss) and loss_fn.update_centers is not None:
         centers = loss_fn.update_centers(
-            output, batch.labels, state.variables, axis_name
+            outputs[recipe.centers_from], batch.labels, state.variables, axis_name
         )
         updates = {**updates, "centers": centers}
     return _apply_gradients(state, gradients, updates), metrics

@@ -68,8 +68,8 @@ def make_validate(
     Args:
       dataset: the validation split.
       model: from `models.create`.
-      attack: the training attack, or None. Under it, it is the adversarial accuracy
-        that decides which checkpoint is best.
+      attack: the attack that the config's is judged by, or None. Under it, it is the
+        adversarial accuracy that decides which checkpoint is best.
       mode: `pmap` or `jit`.
       devices: where to run.
 

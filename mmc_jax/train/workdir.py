@@ -35,6 +35,19 @@ _MAY_CHANGE = (
     "keep_checkpoints",
 )
 
+# Fields that earlier records lack, at what they have always been: where a record or a
+# config has none, it is the same run.
+_ADDED = {
+    "attack.labels": "true",
+    "attack.statistics": "running",
+    "attack.clean_weight": 0.0,
+    "attack.statistics_from": "adversarial",
+    "loss.label_smoothing": 0.0,
+    "recipe.name": "standard",
+    "weight_perturbation.gamma": 0.0,
+    "weight_perturbation.warmup_epochs": 0,
+}
+
 
 def open_workdir(
     workdir: str | pathlib.Path,
@@ -61,8 +74,8 @@ def open_workdir(
     with Checkpointer(path / "checkpoints") as saved:
         started = record.exists() and saved.all_steps()
     if started:
-        before = _flatten(json.loads(record.read_text())["config"])
-        now = _flatten(plain)
+        before = _ADDED | _flatten(json.loads(record.read_text())["config"])
+        now = _ADDED | _flatten(plain)
         differing = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())

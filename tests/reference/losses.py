@@ -145,3 +145,62 @@ def updated_centers(
                 change, count = change + centers[k] - feature, count + 1
         moved[k] = centers[k] - rate * change / (1 + count)
     return moved
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return exp(h_k / T) over their sum; Hinton et al. 2015, Equation (1)."""
+    weights = [math.exp((h - max(logits)) / temperature) for h in logits]
+    return np.array(weights) / sum(weights)
+
+
+def smoothed_cross_entropy(logits: np.ndarray, label: int, smoothing: float) -> float:
+    """Return the cross-entropy to (1 - s) of the label and s of the uniform law.
+
+    Szegedy et al., CVPR 2016, Section 7.
+    """
+    loss = 0.0
+    for k in range(len(logits)):
+        share = (1.0 - smoothing) * (k == label) + smoothing / len(logits)
+        loss += share * softmax_cross_entropy(logits, k)
+    return loss
+
+
+def kl_divergence(
+    clean_logits: np.ndarray, adv_logits: np.ndarray, temperature: float = 1.0
+) -> float:
+    """Return sum_k p_k log(p_k / q_k) of the predictions p on x and q on x*."""
+    clean, adv = softmax(clean_logits, temperature), softmax(adv_logits, temperature)
+    return sum(p * (math.log(p) - math.log(q)) for p, q in zip(clean, adv, strict=True))
+
+
+def trades(
+    clean_logits: np.ndarray, adv_logits: np.ndarray, label: int, weight: float
+) -> float:
+    """Return CE(p(x), y) + beta KL(p(x) || p(x*)), beta = 1 / lambda.
+
+    Zhang et al., ICML 2019, the loss of TRADES, after its inner maximisation.
+    """
+    clean = softmax_cross_entropy(clean_logits, label)
+    return clean + weight * kl_divergence(clean_logits, adv_logits)
+
+
+def boosted_cross_entropy(logits: np.ndarray, label: int) -> float:
+    """Return -log p_y - log(1 - max_{k != y} p_k).
+
+    Wang et al., ICLR 2020, the boosted cross-entropy of MART.
+    """
+    probabilities = softmax(logits)
+    rival = max(p for k, p in enumerate(probabilities) if k != label)
+    return -math.log(probabilities[label]) - math.log(1.0 - rival)
+
+
+def mart(
+    clean_logits: np.ndarray, adv_logits: np.ndarray, label: int, weight: float
+) -> float:
+    """Return BCE(p(x*), y) + lambda KL(p(x) || p(x*)) (1 - p_y(x)).
+
+    Wang et al., ICLR 2020, the loss of MART, after its inner maximisation.
+    """
+    unsure = 1.0 - softmax(clean_logits)[label]
+    divergence = kl_divergence(clean_logits, adv_logits)
+    return boosted_cross_entropy(adv_logits, label) + weight * divergence * unsure
