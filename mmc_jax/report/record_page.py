@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -165,11 +164,11 @@ def curve_section(
         "Accuracy under attack against its radius, with 95 % intervals as bands."
         " Accuracy that stays above chance at a large radius means too weak an attack."
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = accuracy_vs_epsilon(
-            columns, pathlib.Path(folder) / "curves.svg", norm=norm, chance=chance
-        )
-        picture = Picture.from_file(path, description)
+    picture = Picture.drawn(
+        lambda path: accuracy_vs_epsilon(columns, path, norm=norm, chance=chance),
+        "curves.svg",
+        description,
+    )
     points = {
         name: {
             epsilon: _point(value, interval)
