@@ -126,7 +126,9 @@ def convergence_section(cells: Cells) -> Section:
         "Convergence",
         [
             Text(_EXPLANATION),
-            Picture.drawn(functools.partial(_draw, cells), "convergence.svg", caption),
+            Picture.drawn(
+                functools.partial(_draw, cells), "convergence.svg", "Error over time"
+            ),
             Table(caption, header, [rows]),
         ],
     )
@@ -178,12 +180,12 @@ def _draw(cells: Cells, path: pathlib.Path) -> None:
                     **kind,
                 )
         # An error of 0 has no place on a logarithmic axis.
-        axes.set_yscale("symlog", linthresh=0.1)
+        if min(min(cell["error"]) for found in cells.values() for cell in found) > 0:
+            axes.set_yscale("log")
         axes.set(
             title="Error over training time",
             xlabel=f"training time ({unit})",
             ylabel="error (%)",
-            ylim=(0, None),
         )
         axes.set_xlim(left=0)
         style.legend_below(figure, axes)

@@ -39,7 +39,7 @@ from mmc_jax.types import Array, LogitsFn, Objective
 _FIELDS = ("num_images", "epsilon", "step_size", "num_steps", "attacks")
 
 
-def rival_logit(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+def rival_logit(logits: Array, labels: Array, targets: Array | None) -> Array:
     """Return -max_{k != y} h_k: as certain of a wrong class as can be.
 
     Descending it raises the very score that a detector reads, the largest logit, and
@@ -225,7 +225,7 @@ def detection_section(cells: Cells) -> Section:
     )
     blocks: list[Block] = [
         Text(_EXPLANATION),
-        Picture.drawn(functools.partial(_draw, cells), "detection.svg", caption),
+        Picture.drawn(functools.partial(_draw, cells), "detection.svg", "Areas"),
         Table(caption, header, [rows]),
     ]
     return Section("Detecting adversarial images", blocks)

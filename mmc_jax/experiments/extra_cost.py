@@ -154,7 +154,7 @@ def extra_cost_section(cells: Cells) -> Section:
         "What a train step costs",
         [
             Text(_EXPLANATION),
-            Picture.drawn(functools.partial(_draw, cells), "extra_cost.svg", caption),
+            Picture.drawn(functools.partial(_draw, cells), "extra_cost.svg", "Ratios"),
             Table(caption, header, [rows]),
         ],
     )
@@ -192,7 +192,9 @@ def _draw(cells: Cells, path: pathlib.Path) -> None:
         for place, (_, cell, loss) in enumerate(lines):
             reference = np.array(cell["seconds"][cell["reference"]])
             rounds = np.array(cell["seconds"][loss]) / reference
-            axes.plot(rounds, np.full(len(rounds), place), ".", color=style.GREY)
+            axes.plot(
+                rounds, np.full(len(rounds), place), ".", color=style.GREY, markersize=7
+            )
             ratio, color = cell["ratios"][loss], style.LINE_COLORS[0]
             axes.plot(ratio["interval_95"], [place, place], color=color, linewidth=4)
             axes.plot(ratio["median"], place, "D", color=color, markersize=6)

@@ -6,8 +6,9 @@
     )
     feature_paths_section({"MMC": [cell]})
 
-PGD against MMC, adaptive and not: cross-entropy on distances has no gradient, so that
-the non-adaptive attack stays near its random start, and the features with it.
+PGD against MMC, adaptive and not. Where centers are far apart, cross-entropy on the
+distances has no gradient: the non-adaptive attack then stays at its random start, and
+the features with it. With many centers in a plane they are not, and it need not.
 """
 
 from __future__ import annotations

@@ -3,16 +3,16 @@
     cell = measure_toy(jax.random.key(0))
     toy_section({"toy": [cell]})
 
-The paper's appendix has a toy, and its authors' repository six animations of one, of
-1,000 points and batches of 1,000, 20 and 5; neither says how it was made. This one is
-ours: the features are themselves the parameters, so that nothing but the loss moves
-them. Under MMC a class heads for a fixed center; under the center loss for one that is
-learned from the batches, while a softmax layer pushes the classes apart.
+The paper's appendix shows such a toy, of 1,000 points and batches of 1,000, 20 and 5,
+without its making. Here features are themselves the parameters. Under MMC a class heads
+for a fixed center; under the center loss for one that is learned from the batches,
+while a softmax layer pushes the classes apart.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,9 +39,7 @@ _DRAWN_POINTS = 100
 
 class _State(NamedTuple):
     features: Array
-    """[num_points, 2]."""
     centers: Array
-    """[num_classes, 2]."""
     layer: tuple[Array, Array]
     """Kernel and bias of the softmax that stands beside the center loss."""
 
@@ -110,14 +108,10 @@ def measure_toy(
 
     Source: Pang et al., ICLR 2020, appendix, on the trackability of class centers.
     """
-    check_at_least("num_classes", num_classes, 2)
-    check_at_least("num_points", num_points, num_classes)
     check_at_least("num_epochs", num_epochs, 1)
+    _check_points(num_points, num_classes, batch_sizes)
     if not 0 < rate <= 1:
         raise ValueError(f"rate must be in (0, 1], got {rate!r}")
-    for size in batch_sizes:
-        if size < 1 or num_points % size:
-            raise ValueError(f"batch_sizes must divide {num_points}, got {size}")
     feature_key, layer_key, order_key = jax.random.split(key, 3)
     start = _State(
         jax.random.normal(feature_key, (num_points, 2)),
@@ -152,6 +146,14 @@ def measure_toy(
         "batch_sizes": list(batch_sizes),
         "tracks": tracks,
     }
+
+
+def _check_points(num: int, num_classes: int, batch_sizes: Sequence[int]) -> None:
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("num_points", num, num_classes)
+    for size in batch_sizes:
+        if size < 1 or num % size:
+            raise ValueError(f"batch_sizes must divide {num}, got {size}")
 
 
 def _orders(key: Array, num_epochs: int, num_points: int) -> Array:
@@ -250,16 +252,16 @@ def toy_section(cells: Cells) -> Section:
     for name, found in cells.items():
         first = found[0]
         caption = (
-            f"{name}: {first['num_points']} points of {first['num_classes']} classes,"
-            f" {first['num_epochs']} epochs; length of the way over the straight one"
-        )
+            "Length of the way over the straight one: {num_points} points of"
+            " {num_classes} classes, {num_epochs} epochs"
+        ).format(**first)
         draw = functools.partial(_draw, first)
         header = ("what is followed", *(f"batch {n}" for n in first["batch_sizes"]))
         rows = [
             [Cell(track), *(_ratio(found, track, n) for n in first["batch_sizes"])]
             for track in TRACKS
         ]
-        blocks.append(Picture.drawn(draw, "toy.png", caption))
+        blocks.append(Picture.drawn(draw, "toy.png", f"{name}: the ways in the plane"))
         blocks.append(Table(caption, header, [rows]))
     return Section("Trackability of class centers", blocks)
 
@@ -286,13 +288,11 @@ def _find(cell: Mapping[str, Any], name: str, batch_size: int) -> Mapping[str, A
 def _draw(cell: Mapping[str, Any], path: pathlib.Path) -> None:
     sizes = cell["batch_sizes"]
     grid = [(name, size) for name in TRACKS for size in sizes]
-    with style.drawing(
-        path, (3.2 * len(sizes), 9.0), rows=len(TRACKS), columns=len(sizes)
-    ) as (_, panels):
+    shape = dict(rows=len(TRACKS), columns=len(sizes))
+    with style.drawing(path, (3.2 * len(sizes), 9.0), **shape) as (_, panels):
         for axes, (name, size) in zip(panels, grid, strict=True):
             ways = np.array(_find(cell, name, size)["paths"])
-            for label, way in enumerate(ways):
-                color = style.CLASS_COLORS[label % len(style.CLASS_COLORS)]
+            for way, color in zip(ways, itertools.cycle(style.CLASS_COLORS)):
                 axes.plot(*way.T, color=color, linewidth=1)
                 axes.plot(*way[-1], "o", color=color, markersize=5)
             axes.set_aspect("equal", adjustable="datalim")
