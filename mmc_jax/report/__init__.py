@@ -23,7 +23,11 @@ from mmc_jax.report.figures import (
 )
 from mmc_jax.report.origin import origin_section
 from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
-from mmc_jax.report.picture_sections import features_section, triples_section
+from mmc_jax.report.picture_sections import (
+    features_section,
+    picture_sections,
+    triples_section,
+)
 from mmc_jax.report.pictures import image_triples
 from mmc_jax.report.record_page import (
     curve_section,
@@ -57,6 +61,7 @@ __all__ = [
     "image_triples",
     "minimum_norm_section",
     "origin_section",
+    "picture_sections",
     "published_cell",
     "render",
     "render_transfer",

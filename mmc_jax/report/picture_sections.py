@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmc_jax import models
 from mmc_jax.evaluate import EvaluationRecord
 from mmc_jax.report.figures import feature_map
 from mmc_jax.report.page import Picture, Section, Text
@@ -17,6 +19,43 @@ from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
 _NUM_TRIPLES = 8
 _NUM_POINTS = 1000
+
+
+def picture_sections(
+    record: EvaluationRecord,
+    images: np.ndarray,
+    labels: np.ndarray,
+    logits_fn: LogitsFn | StochasticLogitsFn,
+    *,
+    loaded: Sequence[Any] | None = None,
+    name: str = "the model",
+) -> list[Section]:
+    """Show what can be shown of an evaluation's images and of their features.
+
+    Args:
+      record: of the evaluation.
+      images: the clean ones, `[num, height, width, channels]` in [0, 1].
+      labels: int `[num]`, the true labels.
+      logits_fn: the model.
+      loaded: what `train.load` returned, where the model is one of ours.
+      name: of the model.
+
+    Returns:
+      `triples_section`, where the record kept its images, and `features_section`.
+    """
+    sections = []
+    if record.images is not None:
+        sections.append(triples_section(record, images, labels, logits_fn, name=name))
+    if loaded is not None:
+        model, variables, *_ = loaded
+        features_fn = models.make_features_fn(model, variables)
+        centers = variables.get("centers", {}).get("centers")
+        sections.append(
+            features_section(
+                features_fn, record, images, labels, centers=centers, name=name
+            )
+        )
+    return sections
 
 
 def triples_section(
@@ -37,7 +76,8 @@ def triples_section(
       name: of the model.
 
     Returns:
-      The section; a sentence where nothing was broken.
+      The section: a sentence where nothing was broken, no block where the images have
+      other than 1 or 3 channels.
 
     Raises:
       ValueError: for a record that kept no images, or is of other ones.
@@ -49,6 +89,8 @@ def triples_section(
             f"images must be those of the record, {record.images.shape}, got"
             f" {np.shape(images)}"
         )
+    if images.shape[-1] not in (1, 3):
+        return Section("Adversarial images", [])
     broken = np.flatnonzero(record.clean_correct & ~record.robust)[:_NUM_TRIPLES]
     if not len(broken):
         text = Text(f"The attacks break no image of {name}.")
