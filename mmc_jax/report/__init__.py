@@ -2,7 +2,7 @@
 
 `tables` and `transfer` make text; runs, curves, images, features and transfer become
 figures; `page` puts cells, pictures and findings into one HTML file, and `record_page`
-makes that of an experiment from its records; `picture_sections`, `curves` and
+makes that of an experiment from its records; `image_sections`, `curves` and
 `transfer` make sections of what else is recorded.
 """
 
@@ -21,13 +21,13 @@ from mmc_jax.report.figures import (
     feature_map,
     training_curves,
 )
-from mmc_jax.report.origin import origin_section
-from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
-from mmc_jax.report.picture_sections import (
+from mmc_jax.report.image_sections import (
     features_section,
     picture_sections,
     triples_section,
 )
+from mmc_jax.report.origin import origin_section
+from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
 from mmc_jax.report.pictures import image_triples
 from mmc_jax.report.record_page import (
     curve_section,
