@@ -126,17 +126,12 @@ def _judge() -> None:
     origin = _origin(source, suite, config)
     chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
     images, labels = images[chosen], labels[chosen]
-    judged = dict(logits_fn=logits_fn, images=images, labels=labels, attacks=attacks)
-    judged |= dict(norm=_NORM.value, epsilon=epsilon, batch_size=_BATCH_SIZE.value)
+    examples = dict(logits_fn=logits_fn, images=images, labels=labels)
+    judged = examples | dict(attacks=attacks, norm=_NORM.value, epsilon=epsilon)
+    judged["batch_size"] = _BATCH_SIZE.value
+    pictures = functools.partial(report.picture_sections, **examples, loaded=loaded)
     cost = evaluate.estimate_cost(**judged)
     print(f"{len(images)} images of {source}; {len(attacks)} attacks: {cost}.")
-    pictures = functools.partial(
-        report.picture_sections,
-        images=images,
-        labels=labels,
-        logits_fn=logits_fn,
-        loaded=loaded,
-    )
     keep_images = _SAVE_IMAGES.value is not None or images.nbytes <= _MOST_BYTES
     journal = _journal()
     if journal is not None and _RESTART.value:

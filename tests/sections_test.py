@@ -75,6 +75,26 @@ def test_minimum_norms_stand_with_their_failures_and_their_curve():
     assert not _blocks(alone, "picture")
 
 
+def _evaluated(epsilon, count, **changes):
+    record = {
+        "num_examples": 20,
+        "norm": "linf",
+        "epsilon": epsilon,
+        "clean": evaluate.Share(19, 20).to_dict(),
+        "worst_case": evaluate.Share(count, 20).to_dict(),
+    }
+    return record | changes
+
+
+def test_evaluations_at_several_radii_are_a_curve():
+    found = report.curve_of_records([_evaluated(0.3, 1), _evaluated(0.1, 12)])
+    assert found["epsilon"] == [0.0, 0.1, 0.3]
+    assert found["accuracy"] == [0.95, 0.6, 0.05]
+    assert found["interval_95"][1] == list(evaluate.Share(12, 20).interval)
+    (table,) = _blocks(report.curve_section({"MMC": found}), "table")
+    assert _rows(table)["0.3"]["MMC"].startswith("5.0 [")
+
+
 def _battery(**changes):
     finding = Finding("more_steps_help", None, "it is not done", {"fall": 0.2})
     fields = dict(
@@ -297,6 +317,17 @@ def test_pictures_are_real_ones(examples):
             r"cannot stand side by side: norm is \['l1', 'l2'\]",
         ),
         (lambda: report.battery_section({}), "records are empty"),
+        (lambda: report.curve_of_records([]), "records are empty"),
+        (
+            lambda: report.curve_of_records([_evaluated(0.1, 1), _evaluated(0.1, 2)]),
+            "two points of the curve at 0.1",
+        ),
+        (
+            lambda: report.curve_of_records(
+                [_evaluated(0.1, 1), _evaluated(0.2, 1, norm="l2")]
+            ),
+            "no one curve: norm is 'linf' and 'l2'",
+        ),
         (
             lambda: report.battery_section({"m": {"norm": "linf"}}),
             "'m' is not a gradient-masking battery: it lacks",

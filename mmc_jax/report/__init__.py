@@ -30,6 +30,7 @@ from mmc_jax.report.origin import origin_section
 from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
 from mmc_jax.report.pictures import image_triples
 from mmc_jax.report.record_page import (
+    curve_of_records,
     curve_section,
     evaluation_section,
     rows_section,
@@ -54,6 +55,7 @@ __all__ = [
     "Text",
     "accuracy_vs_epsilon",
     "battery_section",
+    "curve_of_records",
     "curve_section",
     "evaluation_section",
     "feature_map",

@@ -189,6 +189,41 @@ def curve_section(
     return Section("Accuracy against epsilon", [picture, table])
 
 
+def curve_of_records(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return accuracy against epsilon from evaluations of one model.
+
+    Args:
+      records: of the same images in the same norm, each at an epsilon of its own. Their
+        worst cases are the points, and the clean accuracy that at epsilon 0.
+
+    Returns:
+      What `curve_section` takes for one name.
+
+    Raises:
+      ValueError: for no record, or records that differ in images or norm or share an
+        epsilon.
+    """
+    if not records:
+        raise ValueError("records are empty: there is no curve to draw")
+    shares = {0.0: records[0]["clean"]}
+    for record in records:
+        for field in ("num_examples", "norm", "clean"):
+            if record[field] != records[0][field]:
+                raise ValueError(
+                    f"records belong to no one curve: {field} is"
+                    f" {records[0][field]!r} and {record[field]!r}"
+                )
+        if record["epsilon"] in shares:
+            raise ValueError(f"two points of the curve at {record['epsilon']:.4g}")
+        shares[record["epsilon"]] = record["worst_case"]
+    epsilons = sorted(shares)
+    return {
+        "epsilon": epsilons,
+        "accuracy": [shares[epsilon]["value"] for epsilon in epsilons],
+        "interval_95": [shares[epsilon]["interval_95"] for epsilon in epsilons],
+    }
+
+
 def _point(value: float, interval: tuple[float, float]) -> Cell:
     return share_cell({"value": value, "interval_95": interval})
 
