@@ -1,9 +1,7 @@
-"""Timing that a noisy machine cannot fool, and what every record says of itself.
+"""Rows of compared timings, and what every record says of itself.
 
-What is compared runs in one process, in rounds: each round calls everything once, the
-next round in reverse. A ratio is the median over the rounds of the ratio within a
-round, so that a slow minute slows both sides; its interval comes from resampling the
-rounds. A bar is met if the interval's lower end is at or below it.
+The timing itself is `mmc_jax.timing`. A bar is met if the lower end of a ratio's
+interval is at or below it.
 """
 
 from __future__ import annotations
@@ -16,68 +14,17 @@ import os
 import pathlib
 import platform
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from mmc_jax import timing
 from mmc_jax.environment import describe_environment
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_NUM_RESAMPLES = 10_000
 # Read at import: afterwards the load is our own.
 _LOAD_BEFORE = os.getloadavg()
-
-
-def interleaved(
-    fns: Mapping[str, Callable[[], Any]], *, pairs: int = 15
-) -> dict[str, list[float]]:
-    """Time functions in rounds, each once a round, every other round in reverse.
-
-    Args:
-      fns: name -> function; what it returns is waited for. Each runs once untimed
-        first, to compile.
-      pairs: rounds.
-
-    Returns:
-      Name -> seconds, one number a round.
-    """
-    for fn in fns.values():
-        _wait_for(fn())
-    seconds: dict[str, list[float]] = {name: [] for name in fns}
-    for index in range(pairs):
-        for name in list(fns)[:: -1 if index % 2 else 1]:
-            start = time.perf_counter()
-            _wait_for(fns[name]())
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _wait_for(result: Any) -> None:
-    jax.block_until_ready(result)
-
-
-def ratio_interval(
-    seconds: Sequence[float], reference: Sequence[float], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Compare two columns of one table of rounds.
-
-    Args:
-      seconds: one number a round.
-      reference: what to divide by, from the same rounds.
-      seed: of the resampling.
-
-    Returns:
-      (the median over the rounds of seconds / reference, and the lower and upper end of
-      its 95 % percentile bootstrap interval).
-    """
-    ratios = np.asarray(seconds) / np.asarray(reference)
-    generator = np.random.default_rng(seed)
-    rounds = generator.integers(len(ratios), size=(_NUM_RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[rounds], axis=1), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def compare(
@@ -90,7 +37,7 @@ def compare(
     """Put one contender beside another, as a row of a table and of a record.
 
     Args:
-      seconds: from `interleaved`.
+      seconds: from `timing.interleaved`.
       name: the contender.
       reference: what it is compared with.
       bar: the largest ratio that is accepted, or None.
@@ -98,7 +45,7 @@ def compare(
     Returns:
       The row, plain data.
     """
-    ratio, low, high = ratio_interval(seconds[name], seconds[reference])
+    ratio, low, high = timing.ratio_interval(seconds[name], seconds[reference])
     row = {
         "name": name,
         "seconds": float(np.median(seconds[name])),
@@ -173,7 +120,7 @@ def write_record(
     if "pairs" in args:
         record["command"] += f" --pairs={args.pairs}"
         record["pairs"] = args.pairs
-        record["bootstrap"] = {"resamples": _NUM_RESAMPLES, "seed": 0}
+        record["bootstrap"] = {"resamples": timing.NUM_RESAMPLES, "seed": 0}
     record |= results
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmc_jax import attacks, models
+from mmc_jax import attacks, models, timing
 from mmc_jax.types import Array
 
 _BAR = 1.05
@@ -125,7 +125,7 @@ def _measure(case: Case, pairs: int) -> dict[str, Any]:
     print(f"\n{title} (loss before: {clean:.2f})")
     attackers = {_OURS: _ours(case)}
     attackers |= _peers.jax_contenders(case) | _peers.torch_contenders(case)
-    seconds = _timing.interleaved({_FLOOR: _floor(case), **attackers}, pairs=pairs)
+    seconds = timing.interleaved({_FLOOR: _floor(case), **attackers}, pairs=pairs)
     rows = [_timing.compare(seconds, _OURS, _FLOOR, bar=_BAR)]
     rows += [
         _timing.compare(seconds, name, _OURS)

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmc_jax import attacks
+from mmc_jax import attacks, timing
 from mmc_jax.evaluate import robust_accuracy
 
 _OURS, _FLOOR, _PEER = "mmc_jax", "floor", "torchattacks"
@@ -132,7 +132,7 @@ def _time_whole(victim: _mnist_models.Victim, pairs: int) -> dict[str, Any]:
     start = time.perf_counter()
     contenders[_OURS]()
     first = time.perf_counter() - start
-    seconds = _timing.interleaved(contenders, pairs=pairs)
+    seconds = timing.interleaved(contenders, pairs=pairs)
     compiling = first - float(np.median(seconds[_OURS]))
     title = f"AutoAttack standard, {victim.model}, linf {_EPSILON}, {_NUM_WHOLE} images"
     print(f"\n{title}; left: {left}; compilation {compiling:.1f} s\n{_timing.HEADER}")
@@ -218,7 +218,7 @@ def _time_part(victim: _mnist_models.Victim, name: str, pairs: int) -> dict[str,
         _OURS: lambda: attack(victim.logits_fn),
         **_peer_contenders(victim, part, images, labels),
     }
-    seconds = _timing.interleaved(contenders, pairs=pairs)
+    seconds = timing.interleaved(contenders, pairs=pairs)
     rows = [_timing.compare(seconds, _OURS, _FLOOR, bar=part.bar)]
     others = [peer for peer in seconds if peer not in (_OURS, _FLOOR)]
     rows += [_timing.compare(seconds, peer, _OURS) for peer in others]

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from mmc_jax import timing
 from mmc_jax.lowering import canonical_convolutions, count_convolutions
 from mmc_jax.types import Array
 
@@ -133,8 +134,8 @@ def _measure(step: Step, state: Any, args: Any) -> dict[str, Any]:
     fns |= {name: functools.partial(fn, state) for name, (fn, _) in compiled.items()}
     rewritten = {name: fns[name] for name in (_OUTSIDE, _REWRITTEN)}
     by_itself = {name: fns[name] for name in (_OUTSIDE, _LOOP)}
-    seconds = _timing.interleaved(rewritten, pairs=args.pairs)
-    slow = _timing.interleaved(by_itself, pairs=max(1, args.pairs // 5))
+    seconds = timing.interleaved(rewritten, pairs=args.pairs)
+    slow = timing.interleaved(by_itself, pairs=max(1, args.pairs // 5))
     rows = [
         _timing.compare(seconds, _REWRITTEN, _OUTSIDE, bar=_BAR),
         _timing.compare(slow, _LOOP, _OUTSIDE),
@@ -266,7 +267,7 @@ def _milliseconds(run: Callable[..., Any], args: Any, pairs: int) -> dict[str, f
     loop = _in_loop(depend(run))
     rewritten = _in_loop(depend(canonical_convolutions(run)))
     fns = {_OUTSIDE: step, _LOOP: loop, _REWRITTEN: rewritten}
-    seconds = _timing.interleaved(
+    seconds = timing.interleaved(
         {name: functools.partial(fn, args) for name, fn in fns.items()}, pairs=pairs
     )
     steps = {_OUTSIDE: 1, _LOOP: _NUM_STEPS, _REWRITTEN: _NUM_STEPS}

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmc_jax import attacks, losses, models
+from mmc_jax import attacks, losses, models, timing
 from mmc_jax.data import DeviceDataset, to_batch
+from mmc_jax.experiments.extra_cost import measure_extra_cost
 from mmc_jax.train import create_train_state, make_multi_step, train_step
 
 _LOSS_BAR, _LOOP_BAR = 1.02, 1.05
@@ -55,12 +56,16 @@ def main() -> None:
 
 
 def _compare_losses(pairs: int, *, batch: int, num_steps: int) -> dict[str, Any]:
-    fns = {}
-    for loss in ("softmax", "mmc"):
-        dataset, indices = _data((28, 28, 1), batch, num_steps)
-        state, step_fn = _prepare("cnn", loss, (28, 28, 1))
-        fns[loss] = _steps_outside(state, step_fn, dataset, indices, gather=False)
-    seconds = _timing.interleaved(fns, pairs=pairs)
+    found = measure_extra_cost(
+        jax.random.key(_SEED),
+        architecture="cnn",
+        image_shape=(28, 28, 1),
+        num_classes=10,
+        batch_size=batch,
+        num_steps=num_steps,
+        num_rounds=pairs,
+    )
+    seconds = found["seconds"]
     rows = [_timing.compare(seconds, "mmc", "softmax", bar=_LOSS_BAR)]
     title = f"cnn, MMC against softmax: {num_steps} steps of batch {batch}"
     return _report(title, rows, seconds)
@@ -77,7 +82,7 @@ def _compare_loop(
         "outside, no gathering": functools.partial(_steps_outside, gather=False),
     }.items():
         fns[where] = make(*_prepare(name, "mmc", shape), dataset, indices)
-    seconds = _timing.interleaved(fns, pairs=pairs)
+    seconds = timing.interleaved(fns, pairs=pairs)
     rows = [
         _timing.compare(seconds, "inside", "outside", bar=_LOOP_BAR),
         _timing.compare(seconds, "inside", "outside, no gathering"),

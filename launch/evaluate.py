@@ -22,6 +22,7 @@ the journal beside the record. The adversarial images are kept with
 by code that shares nothing with the attacks, and say where they differ from the record.
 """
 
+import functools
 import json
 import pathlib
 import shlex
@@ -96,6 +97,8 @@ _IMAGES = flags.DEFINE_string(
     "An .npz of --save_images, to judge afresh instead of attacking.",
 )
 _DEFAULT_NUM_IMAGES = 1000
+_MOST_BYTES = 1 << 28
+"""Of images up to here the adversarial ones are kept, for the pictures of the page."""
 _PROGRESS = flags.DEFINE_bool("progress", True, "Whether to show a progress bar.")
 
 
@@ -115,40 +118,37 @@ def main(argv: list[str]) -> None:
 
 def _judge() -> None:
     _suite_name(head=None)  # refuse a wrong flag before anything is loaded
-    epsilon = _epsilon()
-    logits_fn, images, labels, source, config = _subject()
+    epsilon = inputs.parse_radius(_EPSILON.value, "--epsilon")
+    logits_fn, images, labels, source, loaded = _subject()
+    config = loaded and loaded[3]
     suite = _suite_name(None if config is None else losses.head_of(config.loss.name))
     attacks = _suites()[suite]
     origin = _origin(source, suite, config)
     chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
     images, labels = images[chosen], labels[chosen]
-    settings = {
-        "norm": _NORM.value,
-        "epsilon": epsilon,
-        "batch_size": _BATCH_SIZE.value,
-    }
-    cost = evaluate.estimate_cost(logits_fn, images, labels, attacks, **settings)
+    examples = dict(logits_fn=logits_fn, images=images, labels=labels)
+    judged = examples | dict(attacks=attacks, norm=_NORM.value, epsilon=epsilon)
+    judged["batch_size"] = _BATCH_SIZE.value
+    pictures = functools.partial(report.picture_sections, **examples, loaded=loaded)
+    cost = evaluate.estimate_cost(**judged)
     print(f"{len(images)} images of {source}; {len(attacks)} attacks: {cost}.")
+    keep_images = _SAVE_IMAGES.value is not None or images.nbytes <= _MOST_BYTES
     journal = _journal()
     if journal is not None and _RESTART.value:
         journal.unlink(missing_ok=True)
     try:
         record = evaluate.robust_accuracy(
-            logits_fn,
-            images,
-            labels,
-            attacks,
-            jax.random.key(_SEED.value),
+            **judged,
+            key=jax.random.key(_SEED.value),
             mode=_MODE.value,
             num_devices=_NUM_DEVICES.value or jax.local_device_count(),
             journal=journal,
             progress=_PROGRESS.value,
-            keep_images=_SAVE_IMAGES.value is not None,
-            **settings,
+            keep_images=keep_images,
         )
     except KeyboardInterrupt as interruption:
-        _stop(interruption, origin)
-    _write(record, origin)
+        _stop(interruption, origin, pictures)
+    _write(record, origin, pictures)
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
         print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
@@ -156,12 +156,12 @@ def _judge() -> None:
         journal.unlink()
 
 
-def _stop(interruption: KeyboardInterrupt, origin: dict[str, Any]) -> NoReturn:
+def _stop(interruption: KeyboardInterrupt, origin: dict, pictures) -> NoReturn:
     """Write what was done, say how to go on, and leave."""
     if not isinstance(interruption, evaluate.EvaluationInterrupted):
         print("\nInterrupted before the first attack; nothing was written.")
         sys.exit(130)
-    _write(interruption.record, origin)
+    _write(interruption.record, origin, pictures)
     rows, num_rows = interruption.record.rows, len(_suites()[origin["suite"]])
     goes_on = "To go on" if _journal() else "To judge again, from the start"
     argv = [word for word in sys.argv if word.lstrip("-") != "restart"]
@@ -220,17 +220,8 @@ def _suite_name(head: str | None) -> str:
     return own if by_distance and own in suites else _SUITE.value
 
 
-def _epsilon() -> float:
-    if _EPSILON.value is None:
-        raise ValueError("--epsilon is missing: a radius such as 8/255 or 0.3")
-    epsilon = inputs.parse_number(_EPSILON.value, "--epsilon")
-    if epsilon < 0:
-        raise ValueError(f"--epsilon={_EPSILON.value} must be at least 0")
-    return epsilon
-
-
 def _subject():
-    """Return the classifier, its data and their source, and its config if known."""
+    """Return the classifier, its data and their source, and what was loaded if ours."""
     if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
         raise ValueError(
             "give either --workdir, a run of launch/train.py, or --logits_fn, anyone's"
@@ -240,7 +231,7 @@ def _subject():
         loaded = train.load(_WORKDIR.value, checkpoint=_CHECKPOINT.value)
         _, _, logits_fn, config = loaded
     elif _DATA.value is not None:
-        logits_fn, config = inputs.load_logits_fn(_LOGITS_FN.value), None
+        logits_fn, loaded = inputs.load_logits_fn(_LOGITS_FN.value), None
     else:
         raise ValueError("--logits_fn needs --data, an .npz to judge it on")
     if _DATA.value is not None:
@@ -248,7 +239,7 @@ def _subject():
         source = _DATA.value
     else:
         images, labels, source = inputs.load_split(config, _SPLIT.value)
-    return logits_fn, images, labels, source, config
+    return logits_fn, images, labels, source, loaded
 
 
 def _out() -> pathlib.Path:
@@ -270,12 +261,13 @@ def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:
     }
 
 
-def _write(record: evaluate.EvaluationRecord, origin: dict[str, Any]) -> None:
+def _write(record: evaluate.EvaluationRecord, origin: dict, pictures) -> None:
     name, out, content = origin["model"], _out(), {**origin, **record.to_dict()}
     inputs.write_json(content, out)
     label = pathlib.Path(name).name if _WORKDIR.value else name
     page = out.with_suffix(".report.html") if _OUT.value else out.parent / "report.html"
-    report.write_record_page(page, {label: content}, title=f"{label} under attack")
+    shown = dict(title=f"{label} under attack", sections=pictures(record, name=label))
+    report.write_record_page(page, {label: content}, **shown)
     print(f"\n{report.render({label: record})}\n\nThe record is in {out}, as {page}.")
 
 

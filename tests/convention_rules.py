@@ -35,13 +35,15 @@ LAYERS = {
     "parallel": 3,
     "metrics": 3,
     "environment": 3,
+    "timing": 3,
     "checkpoint_format": 3,
     "checkpoint": 3.1,
     "train": 4,
     "diagnostics": 4,
     "evaluate": 4.1,
     "report": 5,
-    "__init__": 6,
+    "experiments": 6,
+    "__init__": 7,
 }
 
 # What other libraries call it -> what it is called here.

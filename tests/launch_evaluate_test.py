@@ -20,6 +20,7 @@ from configs.suites import SUITES
 from mmc_jax import attacks, data, train
 from mmc_jax.attacks import costs
 from mmc_jax.evaluate import inputs, rows
+from mmc_jax.types import ModelOutput
 
 _SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "evaluate.py"
 
@@ -43,6 +44,17 @@ def linear_logits(images):
 def shrink(logits_fn, key, images, labels, *, targets=None, epsilon):
     """Pull every pixel towards a grey image, as far as the ball goes."""
     return images - jnp.clip(images - 0.5, -epsilon, epsilon)
+
+
+class _Model:
+    """A model whose features are what a function makes of images."""
+
+    def __init__(self, features_fn):
+        self.features_fn = features_fn
+
+    def apply(self, variables, images, *, train):
+        assert not train and not variables
+        return ModelOutput(self.features_fn(images), logits=None)
 
 
 @pytest.fixture
@@ -90,6 +102,13 @@ def test_any_model_is_judged(judge, tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert f'<span class="value">{worst}</span>' in page
     assert f"{__name__}:linear_logits under attack" in page
+    assert "the first clean images that an attack broke" in page
+
+
+def test_pictures_cost_no_more_memory_than_allowed(judge, launch, monkeypatch):
+    monkeypatch.setattr(launch, "_MOST_BYTES", 9 * 4 * 4 - 1)
+    judge()
+    assert "the first clean images" not in pathlib.Path("report.html").read_text()
 
 
 def test_the_first_images_are_judged(judge):
@@ -245,9 +264,11 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
     )
     asked = []
 
+    model = _Model(lambda images: images[:, :2, 4, 0])
+
     def load(workdir, *, checkpoint):
         asked.append((workdir, checkpoint))
-        return None, None, logits_fn, config
+        return model, {}, logits_fn, config
 
     monkeypatch.setattr(train, "load", load)
     workdir = tmp_path / "runs"
@@ -261,6 +282,8 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
         correct = np.asarray(logits_fn(images)).argmax(axis=1) == labels
         assert record["clean"]["count"] == correct.sum()
         assert record["config"]["dataset"] == "digits"
+        page = (workdir / "report.html").read_text()
+        assert "Features of clean images, and where attacks took" in page
     assert asked == [(str(workdir), "best"), (str(workdir), "last")]
 
 
@@ -354,12 +377,17 @@ def test_auto_attack_is_the_published_one():
 )
 def test_auto_attack_fits_the_head(loss, suite, judge, auto_attack, monkeypatch):
     config = ml_collections.ConfigDict(dict(loss=dict(name=loss)))
-    loaded = (None, None, linear_logits, config)
+    model = _Model(lambda images: images.sum(axis=(1, 3))[:, :1])
+    loaded = (model, {}, linear_logits, config)
     monkeypatch.setattr(train, "load", lambda workdir, *, checkpoint: loaded)
     judge(workdir="runs", logits_fn=None, suite="autoattack")
     record = json.loads(pathlib.Path("runs/evaluation.json").read_text())
     assert record["suite"] == suite
     assert list(record["rows"]) == list(SUITES[suite])
+    # One feature is no plane; attacks that change nothing break nothing.
+    page = pathlib.Path("runs/report.html").read_text()
+    assert "Features of clean images" not in page
+    assert "The attacks break no image of runs." in page
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])

@@ -69,6 +69,27 @@ def parse_number(text: str, name: str) -> float:
         ) from error
 
 
+def parse_radius(text: str | None, name: str) -> float:
+    """Read the radius of a ball.
+
+    Args:
+      text: the number, as for `parse_number`; None where it was not given.
+      name: what to call it in a message.
+
+    Returns:
+      The radius, at least 0.
+
+    Raises:
+      ValueError: if it is missing, no number, or negative.
+    """
+    if text is None:
+        raise ValueError(f"{name} is missing: a radius such as 8/255 or 0.3")
+    radius = parse_number(text, name)
+    if radius < 0:
+        raise ValueError(f"{name}={text} must be at least 0")
+    return radius
+
+
 def first_images(num_images: int, num_wanted: int | None, most: int) -> slice:
     """Say which images are judged: so many, from the first on.
 

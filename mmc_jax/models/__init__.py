@@ -158,18 +158,33 @@ def make_logits_fn(model: nn.Module, variables: Variables) -> jax.tree_util.Part
       images `[batch, height, width, channels]` -> logits `[batch, num_classes]`. Two
       results for equal models share compilations.
     """
-    return jax.tree_util.Partial(_InferenceLogits(model), variables)
+    return jax.tree_util.Partial(_Inference(model, "logits"), variables)
+
+
+def make_features_fn(model: nn.Module, variables: Variables) -> jax.tree_util.Partial:
+    """Return what the model's head reads, in inference mode.
+
+    Args:
+      model: a module whose output has `.features`, such as `create` returns.
+      variables: its variables, a dynamic part of the result.
+
+    Returns:
+      images `[batch, height, width, channels]` -> features `[batch, feature_dim]`.
+    """
+    return jax.tree_util.Partial(_Inference(model, "features"), variables)
 
 
 @dataclasses.dataclass(frozen=True)
-class _InferenceLogits:
+class _Inference:
     """The static part of a `logits_fn`, equal and hashed by its model."""
 
     model: nn.Module
+    field: str
+    """Of `ModelOutput`."""
 
     def __call__(self, variables: Variables, images: Array) -> Array:
         output = self.model.apply(variables, images, train=False)
-        return cast(ModelOutput, output).logits
+        return getattr(cast(ModelOutput, output), self.field)
 
 
 def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:

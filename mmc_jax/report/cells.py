@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mmc_jax.evaluate import Share
@@ -114,22 +114,26 @@ def share_cell(share: Share | Mapping[str, Any]) -> Cell:
     )
 
 
-def seeds_cell(fractions: Sequence[float]) -> Cell:
+def seeds_cell(
+    values: Sequence[float], *, write: Callable[[float], str] | None = None
+) -> Cell:
     """Return mean and standard deviation over seeds, in percent.
 
     Args:
-      fractions: a number per seed.
+      values: a number per seed.
+      write: how numbers other than fractions are written; None is in percent.
 
     Returns:
       The cell, which says how many seeds there were; without a deviation for one, and
       `MISSING` for none. The deviation is that of a sample: divided by n - 1.
     """
-    if not fractions:
+    if not values:
         return MISSING
-    mean = statistics.fmean(fractions)
-    text, num = percent(mean), len(fractions)
+    write = write or percent
+    mean = statistics.fmean(values)
+    text, num = write(mean), len(values)
     if num > 1:
-        text += f" ± {percent(statistics.stdev(fractions))}"
+        text += f" ± {write(statistics.stdev(values))}"
     return Cell(text, value=mean, details=(f"{num} seed{'s' if num > 1 else ''}",))
 
 

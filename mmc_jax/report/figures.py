@@ -176,6 +176,41 @@ def feature_map(
     Raises:
       ValueError: if features are not 2-D points, or counts do not match.
     """
+    with style.drawing(path, (5.2, 5.2)) as (_, (axes,)):
+        plot_features(
+            axes,
+            features,
+            labels,
+            centers=centers,
+            attack_paths=attack_paths,
+            attack_labels=attack_labels,
+        )
+        axes.set(title=title)
+    return pathlib.Path(path)
+
+
+def plot_features(
+    axes: Axes,
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    centers: np.ndarray | None = None,
+    attack_paths: np.ndarray | None = None,
+    attack_labels: np.ndarray | None = None,
+) -> None:
+    """Plot what `feature_map` draws into axes of a figure with more on it.
+
+    Args:
+      axes: of Matplotlib.
+      features: as in `feature_map`, like all below.
+      labels: likewise.
+      centers: likewise.
+      attack_paths: likewise.
+      attack_labels: likewise.
+
+    Raises:
+      ValueError: if features are not 2-D points, or counts do not match.
+    """
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or features.shape[1] != 2 or not len(features):
         raise ValueError(f"features must be [num, 2], got {features.shape}")
@@ -189,22 +224,20 @@ def feature_map(
     else:
         marks = dict(enumerate(np.asarray(centers)))
     kept = slice(None, None, -(-len(features) // _MOST_POINTS))
-    with style.drawing(path, (5.2, 5.2)) as (_, (axes,)):
-        axes.scatter(
-            features[kept, 0],
-            features[kept, 1],
-            c=_class_colors(labels[kept]),
-            s=7,
-            alpha=0.55,
-            linewidth=0,
-        )
-        if attack_paths is not None and attack_labels is not None:
-            _draw_paths(axes, np.asarray(attack_paths), np.asarray(attack_labels))
-        for label, mark in marks.items():
-            _draw_mark(axes, label, mark)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
-    return pathlib.Path(path)
+    axes.scatter(
+        features[kept, 0],
+        features[kept, 1],
+        c=_class_colors(labels[kept]),
+        s=7,
+        alpha=0.55,
+        linewidth=0,
+    )
+    if attack_paths is not None and attack_labels is not None:
+        _draw_paths(axes, np.asarray(attack_paths), np.asarray(attack_labels))
+    for label, mark in marks.items():
+        _draw_mark(axes, label, mark)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel="$z_1$", ylabel="$z_2$")
 
 
 def _class_colors(labels: np.ndarray) -> list[str]:

@@ -22,7 +22,8 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jinja2
@@ -89,6 +90,21 @@ class Picture:
         path = pathlib.Path(path)
         content = path.read_bytes() if path.exists() else None
         return cls(path.name, caption, content, description)
+
+    @classmethod
+    def drawn(
+        cls,
+        draw: Callable[[pathlib.Path], object],
+        name: str,
+        caption: str,
+        *,
+        description: str = "",
+    ) -> Picture:
+        """Return what `draw` writes into the file that it is given."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / name
+            draw(path)
+            return cls.from_file(path, caption, description=description)
 
     @property
     def uri(self) -> str:

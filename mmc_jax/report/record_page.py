@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -165,11 +164,11 @@ def curve_section(
         "Accuracy under attack against its radius, with 95 % intervals as bands."
         " Accuracy that stays above chance at a large radius means too weak an attack."
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = accuracy_vs_epsilon(
-            columns, pathlib.Path(folder) / "curves.svg", norm=norm, chance=chance
-        )
-        picture = Picture.from_file(path, description)
+    picture = Picture.drawn(
+        lambda path: accuracy_vs_epsilon(columns, path, norm=norm, chance=chance),
+        "curves.svg",
+        description,
+    )
     points = {
         name: {
             epsilon: _point(value, interval)
@@ -188,6 +187,41 @@ def curve_section(
     caption = "The same in numbers: accuracy in %, in brackets the 95 % interval"
     table = Table(caption, (f"{norm} epsilon", *curves), [rows])
     return Section("Accuracy against epsilon", [picture, table])
+
+
+def curve_of_records(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return accuracy against epsilon from evaluations of one model.
+
+    Args:
+      records: of the same images in the same norm, each at an epsilon of its own. Their
+        worst cases are the points, and the clean accuracy that at epsilon 0.
+
+    Returns:
+      What `curve_section` takes for one name.
+
+    Raises:
+      ValueError: for no record, or records that differ in images or norm or share an
+        epsilon.
+    """
+    if not records:
+        raise ValueError("records are empty: there is no curve to draw")
+    shares = {0.0: records[0]["clean"]}
+    for record in records:
+        for field in ("num_examples", "norm", "clean"):
+            if record[field] != records[0][field]:
+                raise ValueError(
+                    f"records belong to no one curve: {field} is"
+                    f" {records[0][field]!r} and {record[field]!r}"
+                )
+        if record["epsilon"] in shares:
+            raise ValueError(f"two points of the curve at {record['epsilon']:.4g}")
+        shares[record["epsilon"]] = record["worst_case"]
+    epsilons = sorted(shares)
+    return {
+        "epsilon": epsilons,
+        "accuracy": [shares[epsilon]["value"] for epsilon in epsilons],
+        "interval_95": [shares[epsilon]["interval_95"] for epsilon in epsilons],
+    }
 
 
 def _point(value: float, interval: tuple[float, float]) -> Cell:

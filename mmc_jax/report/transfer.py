@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +11,9 @@ import numpy as np
 
 from mmc_jax.evaluate import TransferRecord
 from mmc_jax.report import style as house
-from mmc_jax.report.cells import MARK, share_cell
+from mmc_jax.report.cells import MARK, Cell, Table, share_cell
+from mmc_jax.report.comparison import Note, Record
+from mmc_jax.report.page import Block, Findings, Picture, Section, Text
 from mmc_jax.report.style import Path
 from mmc_jax.report.tables import STYLES, grid
 
@@ -62,6 +66,62 @@ def render_transfer(record: TransferRecord, *, style: str = "text") -> str:
         for number, finding in enumerate(record.findings, start=1)
     ]
     return "\n".join(lines)
+
+
+_FACTS = frozenset(
+    ("names", "attack", "num_examples", "norm", "epsilon", "clean", "accuracy")
+    + ("findings",)
+)
+
+
+def transfer_section(record: Record) -> Section:
+    """Return a transfer matrix, drawn and in numbers.
+
+    Args:
+      record: what `TransferRecord.to_dict` returned.
+
+    Returns:
+      The section: a heat map, a table with intervals, and the findings in words.
+
+    Raises:
+      ValueError: for something that is no such record.
+    """
+    if missing := _FACTS - set(record):
+        lacks = ", ".join(sorted(missing))
+        raise ValueError(f"this is no record of a transfer: it lacks {lacks}")
+    names, accuracy = record["names"], record["accuracy"]
+    notes = [
+        Note(number, f["name"], _where(f), f["message"])
+        for number, f in enumerate(record["findings"], start=1)
+    ]
+    marks = {note.where: note.number for note in notes}
+    clean = [Cell("clean"), *(share_cell(record["clean"][name]) for name in names)]
+    body = [
+        [Cell(source)]
+        + [_marked(accuracy[source][t], marks.get(f"{source} on {t}")) for t in names]
+        for source in names
+    ]
+    caption = (
+        f"Accuracy in %, {record['attack']}, {record['num_examples']} images,"
+        f" {record['norm']}, epsilon {record['epsilon']:.4g}; a row is crafted on"
+    )
+    table = Table(caption, ("crafted on", *names), [[clean], body])
+    values = [[accuracy[s][t]["value"] for t in names] for s in names]
+    draw = functools.partial(transfer_heat_map, np.array(values), names)
+    blocks: list[Block] = [Picture.drawn(draw, "transfer.svg", "Transfer"), table]
+    if notes:
+        warning = "A model that images of another break was attacked too weakly:"
+        blocks += [Text(warning, is_warning=True), Findings(notes)]
+    return Section("Transfer between models", blocks)
+
+
+def _where(finding: Record) -> str:
+    return f"{finding['row']} on {finding['numbers']['scored_on']}"
+
+
+def _marked(share: Record, number: int | None) -> Cell:
+    findings = () if number is None else (number,)
+    return dataclasses.replace(share_cell(share), findings=findings)
 
 
 def transfer_heat_map(

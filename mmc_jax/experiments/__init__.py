@@ -1,0 +1,1 @@
+"""The paper's experiments: what they measure, and pages that show it."""
