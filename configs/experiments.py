@@ -20,9 +20,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lgm": dict(label="L-GM", arg="loss=lgm"),
     "mmc-random": dict(label="MMC-10 (rand)", arg="loss=mmc,centers=random"),
     "mmc": dict(label="MMC-10", arg="loss=mmc"),
-    "mmc-1": dict(
-        label="MMC-1", arg="loss=mmc", overrides={"model.center_norm": 1.0}
-    ),
+    "mmc-1": dict(label="MMC-1", arg="loss=mmc", overrides={"model.center_norm": 1.0}),
     "mmc-100": dict(
         label="MMC-100", arg="loss=mmc", overrides={"model.center_norm": 100.0}
     ),
@@ -141,43 +139,19 @@ def expand(
     Raises:
       ValueError: for an unknown name, or an experiment that the data cannot carry.
     """
-    for name, value, known in (
-        ("experiment", experiment, EXPERIMENTS),
-        ("dataset", dataset, DATASETS),
-        ("scale", scale, measurements.SCALES),
-    ):
-        _check(f"--{name}", value, known)
-    spec = EXPERIMENTS[experiment]
+    _check_names(experiment, dataset, scale)
+    spec, plan = EXPERIMENTS[experiment], measurements.SCALES[scale]
+    chosen = _choose_models(experiment, models)
     has = DATASETS[dataset]["has"]
-    if lacking := _lacking(spec, has):
-        able = [n for n, d in DATASETS.items() if not _lacking(spec, d["has"])]
-        raise ValueError(
-            f"--experiment={experiment} needs {lacking}, which {dataset} does not have;"
-            f" accepted: --dataset={', '.join(able)}"
-        )
-    members = spec.get("models", spec.get("group", ()))
-    for model in models or ():
-        _check(f"--models of {experiment}", model, members)
-    if models and "group" in spec:
-        raise ValueError(
-            f"--experiment={experiment} measures its models together: it takes no"
-            " --models"
-        )
-    chosen = [m for m in members if models is None or m in models]
-    kept = {m: MODELS[m] for m in chosen if not _lacking(MODELS[m], has)}
-    if members and not kept:
+    kept = [m for m in chosen if not _lacking(MODELS[m], has)]
+    if chosen and not kept:
         raise ValueError(f"--models leaves nothing that {dataset} can carry")
     configs = {m: model_config(m, dataset, scale) for m in kept}
-    plan = measurements.SCALES[scale]
-    if not set(seeds or ()) <= set(range(plan["seeds"])):
-        raise ValueError(
-            f"--seeds={','.join(map(str, seeds or ()))}: scale {scale} has seeds 0 to"
-            f" {plan['seeds'] - 1}"
-        )
+    groups = [tuple(kept)] if "group" in spec else [(m,) for m in kept]
     cells = [
         dict(members=members, seed=seed, cell=name, kind=kind, settings=settings)
-        for seed in (range(plan["seeds"]) if seeds is None else seeds)
-        for members in ([tuple(kept)] if "group" in spec else [(m,) for m in kept])
+        for seed in _choose_seeds(scale, seeds)
+        for members in groups
         for measure in spec["measure"]
         for name, (kind, settings) in measurements.cells(
             measure, {m: configs[m] for m in members}, dataset, scale, seed
@@ -191,7 +165,7 @@ def expand(
         scale=scale,
         about=plan["about"],
         is_trial=plan["is_trial"],
-        labels={m: model["label"] for m, model in kept.items()},
+        labels={m: MODELS[m]["label"] for m in kept},
         left_out={
             MODELS[m]["label"]: f"it needs {_lacking(MODELS[m], has)}"
             for m in chosen
@@ -203,6 +177,42 @@ def expand(
         more=spec.get("more", ()),
         published=PUBLISHED.get(dataset, {}),
     )
+
+
+def _check_names(experiment: str, dataset: str, scale: str) -> None:
+    """Refuse unknown names, and an experiment that the data cannot carry."""
+    _check("--experiment", experiment, EXPERIMENTS)
+    _check("--dataset", dataset, DATASETS)
+    _check("--scale", scale, measurements.SCALES)
+    spec = EXPERIMENTS[experiment]
+    if lacking := _lacking(spec, DATASETS[dataset]["has"]):
+        able = [n for n, d in DATASETS.items() if not _lacking(spec, d["has"])]
+        raise ValueError(
+            f"--experiment={experiment} needs {lacking}, which {dataset} does not have;"
+            f" accepted: --dataset={', '.join(able)}"
+        )
+
+
+def _choose_models(experiment: str, models: tuple[str, ...] | None) -> list[str]:
+    """Return an experiment's models, or those of them that are asked for."""
+    spec = EXPERIMENTS[experiment]
+    members = spec.get("models", spec.get("group", ()))
+    for model in models or ():
+        _check(f"--models of {experiment}", model, members)
+    if models is not None and "group" in spec:
+        raise ValueError(
+            f"--experiment={experiment} measures its models together: it takes no"
+            " --models"
+        )
+    return [m for m in members if models is None or m in models]
+
+
+def _choose_seeds(scale: str, seeds: tuple[int, ...] | None) -> list[int]:
+    """Return a scale's seeds, or those of them that are asked for."""
+    known = [*range(measurements.SCALES[scale]["seeds"])]
+    for seed in seeds or ():
+        _check(f"--seeds of scale {scale}", seed, known)
+    return [seed for seed in known if seeds is None or seed in seeds]
 
 
 def model_config(model: str, dataset: str, scale: str) -> ml_collections.ConfigDict:
@@ -232,6 +242,7 @@ def _lacking(spec: dict[str, Any], has: tuple[str, ...]) -> str:
     return ", ".join(need for need in spec.get("needs", ()) if need not in has)
 
 
-def _check(name: str, value: str, known: Any) -> None:
+def _check(name: str, value: Any, known: Any) -> None:
     if value not in known:
-        raise ValueError(f"unknown {name}={value}; accepted: {', '.join(known)}")
+        accepted = ", ".join(map(str, known))
+        raise ValueError(f"unknown {name}: {value}; accepted: {accepted}")

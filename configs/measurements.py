@@ -13,7 +13,7 @@ from configs import common
 from configs.suites import SUITES
 
 LINEAR_LOSSES = ("softmax", "center")
-"""Losses whose logits are linear in the features: AutoAttack as published suits them."""
+"""Losses whose logits are linear in the features, which AutoAttack suits as it is."""
 
 _CIFAR = ("cifar10", "cifar100")
 _RADII = {True: ("0.3",), False: ("0.1", "0.2")}

@@ -1,6 +1,6 @@
 """The paper's numbers, and how certain each is: Pang et al., ICLR 2020, tables 1 and 2.
 
-They were recalled, not read off the paper: orientation, never what a test compares with.
+They were recalled, not read off the paper: orientation, and no test compares with them.
 Data set -> model -> column, or column and radius -> (number, certainty). Accuracies are
 fractions, distances l2 in pixels of [0, 1].
 """
@@ -54,7 +54,9 @@ def _cifar10() -> dict[str, dict[str, Any]]:
             place: _accuracy(number, _TABLE_1)
             for place, number in zip(places, numbers, strict=True)
         }
-    spsa = [f"{row} {radius}" for radius in _RADII for row in ("spsa-10-tar", "spsa-10")]
+    spsa = [
+        f"{row} {radius}" for radius in _RADII for row in ("spsa-10-tar", "spsa-10")
+    ]
     for model, (targeted, untargeted, *accuracies) in _OTHERS.items():
         table[model] |= {"cw-tar": (targeted, _MEDIUM), "cw": (untargeted, _MEDIUM)}
         table[model] |= {

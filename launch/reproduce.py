@@ -16,8 +16,9 @@ import os
 import pathlib
 import shlex
 import sys
-from typing import Any
 
+import jax
+import tqdm
 from absl import app, flags, logging
 
 from mmc_jax import data, experiments
@@ -28,7 +29,9 @@ _LIST = flags.DEFINE_bool("list", False, "List the experiments, and end.")
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Its name; see --list.")
 _DATASET = flags.DEFINE_string("dataset", "mnist", "mnist, cifar10, cifar100, digits.")
 _SCALE = flags.DEFINE_string(
-    "scale", "smoke", "smoke, laptop or full; configs/measurements.py says what each is."
+    "scale",
+    "smoke",
+    "smoke, laptop or full; configs/measurements.py says what each is.",
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "Only these. Default: all of the scale.")
 _MODELS = flags.DEFINE_list("models", None, "Only these. Default: all.")
@@ -86,6 +89,10 @@ def _reproduce() -> None:
 
 
 def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None:
+    """Train and measure what is missing."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # Most of a trial goes into compiling, and all of it again after a kill.
+        jax.config.update("jax_compilation_cache_dir", str(runs.resolve() / "programs"))
     config = next(iter(plan.configs.values()), None)
     splits = data.load(
         plan.dataset,
@@ -99,13 +106,52 @@ def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None
     )
     if not work.missing:
         return
-    experiments.do_work(
-        work,
-        splits,
-        command=shlex.join(["python", *sys.argv]),
-        batch_size=_BATCH_SIZE.value,
-        report=lambda name, what, done: None,
-    )
+    for subject in work.untrained:
+        print(f"  train {experiments.training_name(subject)}")
+    for wanted in work.missing:
+        print(f"  measure {experiments.cell_name(wanted)}")
+    weights: dict[str, float] = {}
+    if _ESTIMATE.value:
+        estimate = experiments.estimate(work, splits, batch_size=_BATCH_SIZE.value)
+        print(estimate, flush=True)
+        weights = {**estimate.training, **estimate.measuring}
+    with _Bar(work, weights) as bar:
+        experiments.do_work(
+            work,
+            splits,
+            command=shlex.join(["python", *sys.argv]),
+            batch_size=_BATCH_SIZE.value,
+            report=bar.report,
+        )
+
+
+class _Bar:
+    """One bar over all that is left, each item as long as it was estimated."""
+
+    def __init__(self, work: experiments.Work, weights: dict[str, float]):
+        names = [experiments.training_name(subject) for subject in work.untrained]
+        names += [experiments.cell_name(wanted) for wanted in work.missing]
+        self._weights = {name: max(weights.get(name, 0.0), 1.0) for name in names}
+        self._done: dict[str, float] = {}
+        self._bar = tqdm.tqdm(
+            total=round(sum(self._weights.values())),
+            disable=not _PROGRESS.value,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}{postfix}",
+        )
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def report(self, name: str, what: str, done: float) -> None:
+        """Move the bar to where `name` stands, a fraction of it done."""
+        self._done[name] = done
+        at = sum(self._weights[n] * part for n, part in self._done.items())
+        self._bar.n = round(at)
+        self._bar.set_postfix_str(f" {what} {name}")
 
 
 def _seeds() -> tuple[int, ...] | None:

@@ -41,7 +41,8 @@ LAYERS = {
     "diagnostics": 4,
     "evaluate": 4.1,
     "report": 5,
-    "__init__": 6,
+    "experiments": 6,
+    "__init__": 7,
 }
 
 # What other libraries call it -> what it is called here.

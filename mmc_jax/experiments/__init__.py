@@ -11,6 +11,7 @@ stored; `tables`, `distances`, `transfers` and `origin` make sections of it, `pa
 page. `estimate` says beforehand what it will take.
 """
 
+from mmc_jax.experiments.estimate import Estimate, estimate
 from mmc_jax.experiments.kinds import KINDS, Kind
 from mmc_jax.experiments.page import write_pages
 from mmc_jax.experiments.plan import Plan, Wanted
@@ -19,6 +20,7 @@ from mmc_jax.experiments.subject import Subject, Task
 
 __all__ = [
     "KINDS",
+    "Estimate",
     "Kind",
     "Plan",
     "Subject",
@@ -27,6 +29,7 @@ __all__ = [
     "Work",
     "cell_name",
     "do_work",
+    "estimate",
     "find_work",
     "training_name",
     "write_pages",

@@ -55,7 +55,11 @@ def distance_cell(cells: Sequence[Mapping[str, Any]]) -> Cell:
       The cell; `MISSING` where nothing was broken.
     """
     found = [
-        [d for d, hit in zip(cell["distances"], cell["success"], strict=True) if _is(hit)]
+        [
+            d
+            for d, hit in zip(cell["distances"], cell["success"], strict=True)
+            if _is(hit)
+        ]
         for cell in cells
     ]
     means = [statistics.fmean(distances) for distances in found if distances]

@@ -85,7 +85,10 @@ def _weights(view: View) -> Iterator[Block]:
     rows = [
         [
             Cell(label),
-            *(Cell(", ".join(digests.get((model, seed), {"-": None}))) for seed in seeds),
+            *(
+                Cell(", ".join(digests.get((model, seed), {"-": None})))
+                for seed in seeds
+            ),
         ]
         for model, label in view.plan.labels.items()
     ]
@@ -120,7 +123,7 @@ def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
 
 
 def _measurements(view: View) -> Table:
-    """Return what was asked for under each cell's name, with the models it holds for."""
+    """Return what was asked for under each cell's name, and of which models."""
     asked: dict[tuple[str, str], dict[str, None]] = {}
     for wanted in view.plan.wanted:
         for entry, text in _settings(wanted.settings):

@@ -29,14 +29,14 @@ _TRIAL = (
     " everything runs; its numbers mean nothing."
 )
 _HOW = (
-    "The attacks of the paper take a fixed number of fixed steps, and their last iterate"
-    " is judged, whatever came before it. On MMC and its variants they follow the"
-    " paper's adaptive objective, the distance to the own center (or, targeted, to the"
-    " target's); on other models cross-entropy, and SPSA the margin. Accuracy is"
-    " always that of the true label. They are not the strongest attacks, so the worst"
-    " case, image by image, over all attacks on that image stands beside them:"
-    " AutoAttack, on distance logits our multi-targeted attack after it, and all others"
-    " that are stored of the same weights and radius."
+    "The attacks of the paper take a fixed number of fixed steps, and judge their"
+    " last iterate, whatever came before it. On MMC and its variants they follow the"
+    " paper's adaptive objective, the distance to the own center (or, targeted, to"
+    " the target's); on other models cross-entropy, and SPSA the margin. Accuracy is"
+    " always that of the true label. They are not the strongest attacks, so the"
+    " worst case, image by image, over all attacks on that image stands beside them:"
+    " AutoAttack, on distance logits our multi-targeted attack after it, and all"
+    " others that are stored of the same weights and radius."
 )
 
 
@@ -64,10 +64,14 @@ def write_pages(plan: Plan, out: pathlib.Path) -> list[pathlib.Path]:
     lead = f"{plan.paper} of Pang et al., ICLR 2020. Scale {plan.scale}: {plan.about}."
     title = f"{plan.title}: {plan.dataset}"
     lead = f"{_TRIAL} {lead}" if plan.is_trial else lead
-    terms = dict(title=title, sections=sections, lead=lead)
     return [
-        write_page(folder / f"{plan.experiment}.html", **terms),
-        write_markdown(folder / f"{plan.experiment}.md", **terms),
+        write(
+            folder / f"{plan.experiment}.{suffix}",
+            title=title,
+            sections=sections,
+            lead=lead,
+        )
+        for suffix, write in (("html", write_page), ("md", write_markdown))
     ]
 
 

@@ -119,12 +119,26 @@ def do_work(
 
 
 def training_name(subject: Subject) -> str:
-    """Return what a progress report calls a training."""
+    """Return what a progress report calls a training.
+
+    Args:
+      subject: the model.
+
+    Returns:
+      Its name and its seed.
+    """
     return f"{subject.name}_{subject.config.seed}"
 
 
 def cell_name(wanted: Wanted) -> str:
-    """Return what a progress report calls a measurement."""
+    """Return what a progress report calls a measurement.
+
+    Args:
+      wanted: the cell.
+
+    Returns:
+      Its models, their seed, and its name.
+    """
     return f"{wanted.group}_{wanted.seed}/{wanted.cell}"
 
 

@@ -1,4 +1,4 @@
-"""What a cell measures: a trained model, its data, and where unfinished work is kept."""
+"""What a cell measures: a trained model, its data, and a place for unfinished work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -48,12 +47,12 @@ class Subject:
         inputs.write_json(plain_config(self.config), self.workdir / _TRAINED)
 
     @functools.cached_property
-    def _loaded(self) -> tuple[nn.Module, Variables, LogitsFn, Any]:
+    def _loaded(self) -> tuple[Any, Variables, LogitsFn, Any]:
         return train.load(self.workdir)
 
     @property
-    def model(self) -> nn.Module:
-        """The module, of the checkpoint that is best by validation."""
+    def model(self) -> Any:
+        """The Flax module, of the checkpoint that is best by validation."""
         return self._loaded[0]
 
     @property

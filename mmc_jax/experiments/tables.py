@@ -41,7 +41,7 @@ def _accuracy_section(view: View, radius: str) -> Section:
     models, columns = view.models_at(radius), view.plan.columns
     found = _Findings(view, radius, models)
     published = {
-        column: {m: published_of(view, m, column, radius) for m in models}
+        column: {m: published_of(view, m, column, radius=radius) for m in models}
         for column in columns
     }
     header = ["model"]
@@ -98,7 +98,7 @@ def shares_cell(shares: Sequence[Mapping[str, Any]]) -> Cell:
 
 
 def published_of(
-    view: View, model: str, column: str, radius: str = ""
+    view: View, model: str, column: str, *, radius: str = ""
 ) -> tuple[float, str] | None:
     """Return the paper's number for a column, and how certain it is."""
     known = view.plan.published.get(model, {})

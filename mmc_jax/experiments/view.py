@@ -104,7 +104,7 @@ class View:
           A share a seed.
         """
         strongest = self.named(model, _cell(STRONGEST, radius))
-        shares = []
+        shares: list[Mapping[str, Any]] = []
         for seed, cell in strongest.items():
             left = from_bits(cell["result"]["per_example"]["worst_case"]).copy()
             for other in self._stored(model, seed):
