@@ -112,7 +112,7 @@ def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None
         print(f"  measure {experiments.cell_name(wanted)}")
     weights: dict[str, float] = {}
     if _ESTIMATE.value:
-        estimate = experiments.estimate(work, splits, batch_size=_BATCH_SIZE.value)
+        estimate = experiments.estimate_work(work, splits, batch_size=_BATCH_SIZE.value)
         print(estimate, flush=True)
         weights = {**estimate.training, **estimate.measuring}
     with _Bar(work, weights) as bar:

@@ -11,7 +11,7 @@ stored; `tables`, `distances`, `transfers` and `origin` make sections of it, `pa
 page. `estimate` says beforehand what it will take.
 """
 
-from mmc_jax.experiments.estimate import Estimate, estimate
+from mmc_jax.experiments.estimate import Estimate, estimate_work
 from mmc_jax.experiments.kinds import KINDS, Kind
 from mmc_jax.experiments.page import write_pages
 from mmc_jax.experiments.plan import Plan, Wanted
@@ -29,7 +29,7 @@ __all__ = [
     "Work",
     "cell_name",
     "do_work",
-    "estimate",
+    "estimate_work",
     "find_work",
     "training_name",
     "write_pages",

@@ -25,23 +25,25 @@ def distances_section(view: View) -> Section:
         for wanted in view.plan.wanted
         if wanted.kind == "minimum_norm"
     }
-    rows = []
-    for model, label in view.plan.labels.items():
-        row = [Cell(label)]
-        for name in names:
+    header = ["model"]
+    rows = {model: [Cell(label)] for model, label in view.plan.labels.items()}
+    for name in names:
+        published = {model: published_of(view, model, name) for model in rows}
+        is_published = any(published.values())
+        header += [name, "not broken", *(["the paper"] if is_published else [])]
+        for model, row in rows.items():
             cells = [cell["result"] for cell in view.named(model, name).values()]
             row += [distance_cell(cells), _failures_cell(cells)]
-            row.append(_distance_published(published_of(view, model, name)))
-        rows.append([*row, *worst_cells(view, model)])
-    header = ["model"]
-    for name in names:
-        header += [name, "not broken", "the paper"]
+            if is_published:
+                row.append(_distance_published(published[model]))
+    for model, row in rows.items():
+        row += worst_cells(view, model)
     caption = (
         f"{view.plan.dataset}: mean l2 distance, in pixels of [0, 1], at which C&W"
         " breaks an image, over those that it breaks; mean ± standard deviation over"
         " seeds, and the median. The paper counts images that are not broken as 0"
     )
-    table = Table(caption, [*header, *worst_header(view)], [rows])
+    table = Table(caption, [*header, *worst_header(view)], [[*rows.values()]])
     return Section("Distances by Carlini and Wagner's attack", [table])
 
 

@@ -78,7 +78,7 @@ class _Pace:
         )
 
 
-def estimate(work: Work, splits: data.DataSplits, *, batch_size: int) -> Estimate:
+def estimate_work(work: Work, splits: data.DataSplits, *, batch_size: int) -> Estimate:
     """Time every architecture that is left to work on, and add up.
 
     Args:

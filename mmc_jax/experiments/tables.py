@@ -203,22 +203,24 @@ def transformations_section(view: View) -> Section:
     Returns:
       The section.
     """
-    columns = ("noise", "rotation")
-    rows = []
-    for model, label in view.plan.labels.items():
-        row = [Cell(label), shares_cell(view.clean(model))]
-        for column in columns:
-            row += [
-                shares_cell(view.row(model, "0", column)),
-                _paper_cell(published_of(view, model, column)),
-            ]
-        rows.append([*row, *worst_cells(view, model)])
-    header = ("model", "clean", "noise", "the paper", "rotation", "the paper")
+    header = ["model", "clean"]
+    rows = {
+        m: [Cell(n), shares_cell(view.clean(m))] for m, n in view.plan.labels.items()
+    }
+    for column in ("noise", "rotation"):
+        published = {model: published_of(view, model, column) for model in rows}
+        header += [column, *(["the paper"] if any(published.values()) else [])]
+        for model, row in rows.items():
+            row.append(shares_cell(view.row(model, "0", column)))
+            if any(published.values()):
+                row.append(_paper_cell(published[model]))
+    for model, row in rows.items():
+        row += worst_cells(view, model)
     caption = (
         f"{view.plan.dataset}: accuracy in % under Gaussian noise (sigma 0.05) and"
         " rotation (up to 30 degrees), and what the strongest attack leaves in a ball"
     )
-    table = Table(caption, [*header, *worst_header(view)], [rows])
+    table = Table(caption, [*header, *worst_header(view)], [[*rows.values()]])
     return Section("Noise and rotation", [table])
 
 
