@@ -11,7 +11,7 @@ from mmc_jax.experiments import store
 
 
 def make_plan(cells, **changes) -> experiments.Plan:
-    """Return a plan of two models; cells are `(members, seed, cell, kind, settings)`."""
+    """Return a plan of two models; a cell is members, seed, name, kind, settings."""
     config = ml_collections.ConfigDict({"dataset": "digits", "seed": 0})
     names = ("members", "seed", "cell", "kind", "settings")
     known = dict(

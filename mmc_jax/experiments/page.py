@@ -12,8 +12,7 @@ from mmc_jax.experiments.plan import Plan
 from mmc_jax.experiments.tables import accuracy_sections, transformations_section
 from mmc_jax.experiments.transfers import transfer_sections
 from mmc_jax.experiments.view import View, describe_missing, results
-from mmc_jax.report import Code, Section, Text, write_page
-from mmc_jax.report.markdown import write_markdown
+from mmc_jax.report import Code, Section, Text, write_markdown, write_page
 from mmc_jax.report.page import Block
 
 SECTIONS: dict[str, Callable[[View], list[Section]]] = {

@@ -2,7 +2,7 @@
 
 `tables` and `transfer` make text; runs, curves, images, features and transfer become
 figures; `page` puts cells, pictures and findings into one HTML file, and `record_page`
-makes that of an experiment from its records.
+makes that of an experiment from its records. `markdown` writes a page as Markdown.
 """
 
 from mmc_jax.report.cells import (
@@ -19,6 +19,7 @@ from mmc_jax.report.figures import (
     feature_map,
     training_curves,
 )
+from mmc_jax.report.markdown import write_markdown
 from mmc_jax.report.origin import origin_section
 from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
 from mmc_jax.report.pictures import image_triples
@@ -55,6 +56,7 @@ __all__ = [
     "share_cell",
     "training_curves",
     "transfer_heat_map",
+    "write_markdown",
     "write_page",
     "write_record_page",
 ]
