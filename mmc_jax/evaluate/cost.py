@@ -47,6 +47,42 @@ class CostEstimate:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class PassTimes:
+    """What one pass over a batch takes, measured."""
+
+    forward_seconds: float
+    backward_seconds: float
+    """Of a gradient with respect to the images, the pass that it starts with apart."""
+    compile_seconds: float
+    """Of a gradient."""
+    memory_bytes: int | None
+    """Device memory of a gradient; None if the backend is mute."""
+
+
+def time_passes(
+    logits_fn: jax.tree_util.Partial | StochasticLogitsFn, images: Array
+) -> PassTimes:
+    """Compile and run a gradient and a forward pass over a batch.
+
+    Args:
+      logits_fn: from `checks.as_pytree`.
+      images: float32 `[batch, height, width, channels]`.
+
+    Returns:
+      What they took.
+    """
+    keys = jax.random.split(jax.random.key(0), len(images))
+    gradient = _Probe(_gradient_of_total, logits_fn, images, keys)
+    forward = _Probe(_forward, logits_fn, images, keys)
+    return PassTimes(
+        forward_seconds=forward.seconds,
+        backward_seconds=max(gradient.seconds - forward.seconds, 0.0),
+        compile_seconds=gradient.compile_seconds,
+        memory_bytes=gradient.memory_bytes,
+    )
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration as people say it: `40 s`, `12 min`, `3.1 h`."""
     if seconds < 100:
@@ -106,17 +142,14 @@ def estimate_cost(
     forward_passes = num_batches * (verdicts + sum(taken.forward for taken in passes))
     backward_passes = num_batches * sum(taken.backward for taken in passes)
     batch = np.resize(np.arange(len(examples)), batch_size)
-    images = jnp.asarray(examples.images[batch])
-    keys = jax.random.split(jax.random.key(0), batch_size)
-    gradient = _Probe(_gradient_of_total, logits_fn, images, keys)
-    forward = _Probe(_forward, logits_fn, images, keys)
-    backward_seconds = max(gradient.seconds - forward.seconds, 0.0)
+    times = time_passes(logits_fn, jnp.asarray(examples.images[batch]))
     return CostEstimate(
         forward_passes=forward_passes,
         backward_passes=backward_passes,
-        seconds=forward_passes * forward.seconds + backward_passes * backward_seconds,
-        compile_seconds=gradient.compile_seconds * len(rows),
-        memory_bytes=gradient.memory_bytes,
+        seconds=forward_passes * times.forward_seconds
+        + backward_passes * times.backward_seconds,
+        compile_seconds=times.compile_seconds * len(rows),
+        memory_bytes=times.memory_bytes,
     )
 
 

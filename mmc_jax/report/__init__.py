@@ -3,7 +3,8 @@
 `tables` and `transfer` make text; runs, curves, images, features and transfer become
 figures; `page` puts cells, pictures and findings into one HTML file, and `record_page`
 makes that of an experiment from its records; `image_sections`, `curves` and
-`transfer` make sections of what else is recorded.
+`transfer` make sections of what else is recorded. `markdown` writes a page as
+Markdown.
 """
 
 from mmc_jax.report.cells import (
@@ -26,6 +27,7 @@ from mmc_jax.report.image_sections import (
     picture_sections,
     triples_section,
 )
+from mmc_jax.report.markdown import write_markdown
 from mmc_jax.report.origin import origin_section
 from mmc_jax.report.page import Code, Findings, Picture, Section, Text, write_page
 from mmc_jax.report.pictures import image_triples
@@ -74,6 +76,7 @@ __all__ = [
     "transfer_heat_map",
     "transfer_section",
     "triples_section",
+    "write_markdown",
     "write_page",
     "write_record_page",
 ]

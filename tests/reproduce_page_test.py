@@ -1,0 +1,193 @@
+"""The page of an experiment: its numbers are those of the cells, by hand."""
+
+from __future__ import annotations
+
+from mmc_jax import experiments
+from mmc_jax.evaluate import Share
+from mmc_jax.experiments import view
+from mmc_jax.report import Cell, Code, Picture, Section, Table, Text
+from mmc_jax.report.markdown import write_markdown
+from tests.reproduce_cases import SETTINGS, fill, make_plan, record
+
+STRONGEST = dict(SETTINGS, mode="cascade")
+
+
+def attacked_plan(**changes):
+    """Return a plan with PGD and the strongest attack, of two seeds."""
+    cells = [
+        (("one",), seed, cell, kind, settings)
+        for seed in (0, 1)
+        for cell, kind, settings in (
+            ("clean", "clean", {}),
+            ("pgd_0.1", "attacks", SETTINGS),
+            ("strongest_0.1", "attacks", STRONGEST),
+        )
+    ]
+    return make_plan(cells, columns=("clean", "pgd"), **changes)
+
+
+def attacked_results():
+    """Return its results: each attack breaks an image that the others leave."""
+    return {
+        ("one", 0, "clean"): {"accuracy": Share(9, 10).to_dict()},
+        ("one", 1, "clean"): {"accuracy": Share(8, 10).to_dict()},
+        ("one", 0, "pgd_0.1"): record("11110", {"pgd": "01110"}),
+        ("one", 1, "pgd_0.1"): record(
+            "1111", {"pgd": "1111"}, findings=[("zero_gradient", "pgd", "is flat")]
+        ),
+        ("one", 0, "strongest_0.1"): record("1111", {"apgd": "1011"}, mode="cascade"),
+        ("one", 1, "strongest_0.1"): record("1111", {"apgd": "1110"}, mode="cascade"),
+    }
+
+
+def test_the_page_says_what_the_cells_say(tmp_path):
+    published = {"one": {"pgd 0.1": (0.321, "recalled")}}
+    plan = attacked_plan(published=published)
+    fill(plan, plan.folder(tmp_path), attacked_results())
+    html, markdown = experiments.write_pages(plan, tmp_path)
+    line = _line(markdown, "| One ")
+    # By hand: clean 0.9, 0.8; PGD 3/5, 4/4; seed 0 loses image 0 to PGD and 1 to APGD.
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == [
+        "One",
+        "85.0 ± 7.1 2 seeds n 10",
+        "80.0 ± 28.3 2 seeds n 5, 4 !1",
+        "32.1 recalled",
+        "62.5 ± 17.7 2 seeds n 4",
+    ]
+    assert "- !1 zero_gradient: One, pgd, seed 1: is flat" in markdown.read_text()
+    assert "32.1" in html.read_text() and "are missing" not in html.read_text()
+
+
+def _line(path, start):
+    return next(line for line in path.read_text().split("\n") if line.startswith(start))
+
+
+def test_the_worst_case_counts_what_other_experiments_stored(tmp_path):
+    plan = attacked_plan()
+    folder = plan.folder(tmp_path)
+    fill(plan, folder, attacked_results())
+
+    def left():
+        return [s["count"] for s in view.View(plan, folder).worst_case("one", "0.1")]
+
+    assert left() == [2, 3]
+    more = make_plan([(("one",), 1, "spsa_0.1", "attacks", {**SETTINGS, "rows": {}})])
+    found = {("one", 1, "spsa_0.1"): record("1111", {"spsa": "0011"})}
+    fill(more, folder, found)
+    assert left() == [2, 1]
+    fill(more, folder, found, models={"one": "others"})
+    assert left() == [2, 3], "attacks on other weights must not count"
+    away = make_plan(
+        [(("one",), 1, "spsa_0.1", "attacks", {**SETTINGS, "epsilon": "0.2"})]
+    )
+    fill(away, folder, found)
+    assert left() == [2, 3], "attacks in another ball must not count"
+
+
+def test_noise_is_in_no_worst_case():
+    found = record("111", {"noise": "011", "pgd": "101"})
+    found["rows"]["noise"]["in_worst_case"] = False
+    assert view.broken_images(found).tolist() == [False, True, False]
+
+
+def test_what_is_missing_is_said(tmp_path):
+    plan = attacked_plan()
+    fill(plan, plan.folder(tmp_path), {("one", 0, "clean"): _clean(9, 10)})
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    text = markdown.read_text()
+    assert "5 of 6 measurements are missing (one, seed 0: pgd_0.1; " in text
+    assert f"```\n{plan.command}\n```" in text
+    assert "| 90.0 [59.6, 98.2] n 10 | -   | -" in text
+
+
+def _clean(count, total):
+    return {"accuracy": Share(count, total).to_dict()}
+
+
+def test_the_page_has_no_times_and_one_form(tmp_path):
+    """Cells of a run that was killed differ in their times alone."""
+    plan = attacked_plan()
+    pages = []
+    for number, now in enumerate(("now", "later")):
+        out = tmp_path / now
+        fill(
+            plan,
+            plan.folder(out),
+            attacked_results(),
+            seconds=float(number),
+            environment={"jax": "1", "time": now},
+        )
+        pages.append([p.read_bytes() for p in experiments.write_pages(plan, out)])
+    assert pages[0] == pages[1]
+
+
+def test_weights_that_differ_are_said(tmp_path):
+    plan = attacked_plan()
+    folder = plan.folder(tmp_path)
+    fill(plan, folder, attacked_results())
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    assert "trained again in between" not in markdown.read_text()
+    fill(plan, folder, {("one", 1, "clean"): _clean(8, 10)}, models={"one": "another"})
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    assert "Cells of One, seed 1, are of weights that differ" in markdown.read_text()
+
+
+def test_distances_are_of_what_was_broken(tmp_path):
+    settings = dict(attack={"name": "carlini_wagner"}, norm="l2", num_images=4)
+    cells = [(("one",), s, "cw", "minimum_norm", settings) for s in (0, 1)]
+    plan = make_plan(cells, more=("distances",))
+    results = {
+        ("one", 0, "cw"): _distances([0.0, 1.0, 3.0, None], "0111", "0110"),
+        ("one", 1, "cw"): _distances([4.0, 0.0, None, None], "1011", "1000"),
+    }
+    fill(plan, plan.folder(tmp_path), results)
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    # By hand: means 2 and 4 of the seeds, median of 1, 3, 4; three images held.
+    assert _line(markdown, "| One ").split("|")[2:4] == [
+        " 3.000 ± 1.414 median 3.000 2 seeds n 4 ",
+        " 3          ",
+    ]
+
+
+def _distances(distances, clean_correct, success):
+    return dict(distances=distances, clean_correct=clean_correct, success=success)
+
+
+def test_markdown_has_every_block(tmp_path):
+    table = Table("What", ("a", "b"), [[[Cell("x|y"), Cell("2", value=2.0)]]])
+    blocks = [
+        Text("Read."),
+        Text("Beware.", is_warning=True),
+        Code("python x"),
+        table,
+        Picture("a.svg", "A map", b'<svg width="1pt">'),
+    ]
+    sections = [Section("One", blocks), Section("None", [])]
+    path = write_markdown(tmp_path / "a.md", title="T", sections=sections, lead="L")
+    assert path.read_text() == (
+        "# T\n\nL\n\n## One\n\nRead.\n\n**Beware.**\n\n```\npython x\n```\n\nWhat:\n\n"
+        "| a    | b |\n|------|---|\n| x\\|y | 2 |\n\n*A map (in the HTML page)*\n"
+    )
+
+
+def test_transfer_names_the_weaker_attack(tmp_path):
+    settings = dict(
+        attack={"name": "pgd", "num_steps": 10}, epsilon="0.1", objectives={}
+    )
+    cells = [(("one", "other"), 0, "pgd-10_0.1", "transfer", settings)]
+    plan = make_plan(cells, more=("transfer",))
+    result = dict(
+        clean=dict(one="1111", other="1110"),
+        correct=dict(
+            one=dict(one="0000", other="0110"), other=dict(one="1000", other="1110")
+        ),
+    )
+    fill(plan, plan.folder(tmp_path), {("one+other", 0, "pgd-10_0.1"): result})
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    row = _line(markdown, "| Other ").split("|")[2:4]
+    assert [cell.split()[0] for cell in row] == ["25.0", "75.0"]
+    assert (
+        "black_box_stronger: Other, crafted on One, all seeds" in markdown.read_text()
+    )
+    assert "One, crafted on" not in markdown.read_text()
