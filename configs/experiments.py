@@ -2,59 +2,15 @@
 
 An experiment says which models it compares, what is measured of each, and which columns
 its tables have. `expand` turns one into configs and cells: a cell is one measurement of
-one model at one seed. What is measured, and on how many images, is in `measurements`.
+one model at one seed. Models are in `subjects`; what is measured, and on how many
+images, in `measurements`.
 """
 
-import importlib
 from typing import Any
 
-import ml_collections
-
-from configs import common, measurements
+from configs import measurements
 from configs.published import PUBLISHED
-
-MODELS: dict[str, dict[str, Any]] = {
-    "softmax": dict(label="SCE", arg="loss=softmax"),
-    "center": dict(label="Center loss", arg="loss=center"),
-    "mmlda": dict(label="MMLDA", arg="loss=mmlda"),
-    "lgm": dict(label="L-GM", arg="loss=lgm"),
-    "mmc-random": dict(label="MMC-10 (rand)", arg="loss=mmc,centers=random"),
-    "mmc": dict(label="MMC-10", arg="loss=mmc"),
-    "mmc-1": dict(label="MMC-1", arg="loss=mmc", overrides={"model.center_norm": 1.0}),
-    "mmc-100": dict(
-        label="MMC-100", arg="loss=mmc", overrides={"model.center_norm": 100.0}
-    ),
-    "elastic": dict(label="EMC-10 (elastic)", arg="loss=elastic_mmc"),
-    "hierarchical": dict(
-        label="HMM-10 (hierarchical)",
-        arg="loss=mmc,centers=hierarchical",
-        needs=("coarse labels",),
-    ),
-    "softmax-110": dict(
-        label="SCE, ResNet-110",
-        arg="loss=softmax,model=resnet110_v2",
-        needs=("deep networks",),
-    ),
-    "mmc-110": dict(
-        label="MMC-10, ResNet-110",
-        arg="loss=mmc,model=resnet110_v2",
-        needs=("deep networks",),
-    ),
-    "at-softmax-tar": dict(label="AT-tar (SCE)", arg="loss=softmax,adv=pgd,targeted"),
-    "at-mmc-tar": dict(label="AT-tar (MMC-10)", arg="loss=mmc,adv=pgd,targeted"),
-    "at-softmax": dict(label="AT-un (SCE)", arg="loss=softmax,adv=pgd"),
-    "at-mmc": dict(label="AT-un (MMC-10)", arg="loss=mmc,adv=pgd"),
-}
-"""Model -> how tables name it, its config's string argument, overrides by dotted name,
-and what its data must have."""
-
-DATASETS: dict[str, dict[str, Any]] = {
-    "digits": dict(has=()),
-    "mnist": dict(has=()),
-    "cifar10": dict(has=("deep networks",)),
-    "cifar100": dict(has=("deep networks", "coarse labels")),
-}
-"""Data set -> what a model or an experiment may need of it."""
+from configs.subjects import DATASETS, MODELS, lacking, model_config
 
 _PGD = ("pgd-10-tar", "pgd-10", "pgd-50-tar", "pgd-50")
 _SPSA = ("spsa-10-tar", "spsa-10")
@@ -118,8 +74,52 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "adversarial": dict(
         title="Adversarial training",
         paper="Table 1, the rows AT",
-        models=("at-softmax-tar", "at-mmc-tar", "at-softmax", "at-mmc"),
+        models=(
+            "at-softmax-tar",
+            "at-mmc-tar",
+            "at-softmax",
+            "at-mmc",
+            "trades-softmax",
+            "trades-mmc",
+        ),
         **_WHITE_BOX,
+    ),
+    "convergence": dict(
+        title="Convergence over wall-clock time",
+        paper="Figure 3 (a)",
+        models=(*_PLAIN, "at-softmax-tar"),
+        measure=("convergence",),
+        more=("convergence",),
+    ),
+    "extra_cost": dict(
+        title="What MMC costs beside softmax, a train step",
+        paper="its claim of little extra computation",
+        group=(),
+        labels={"no-model": "a train step"},
+        measure=("extra_cost",),
+        more=("extra_cost",),
+    ),
+    "features": dict(
+        title="Two features under attack, adaptive and not",
+        paper="Figure 3 (b)",
+        models=("mmc-plane", "softmax-plane"),
+        measure=("clean", "feature_paths"),
+        more=("feature_paths",),
+    ),
+    "toy": dict(
+        title="Center loss against MMC: a toy of class centers",
+        paper="its appendix, and the animations of its code",
+        group=(),
+        labels={"no-model": "1,000 points in the plane"},
+        measure=("toy",),
+        more=("toy",),
+    ),
+    "detection": dict(
+        title="Detection of adversarial images by a score",
+        paper="its code alone, which has no numbers",
+        models=_PLAIN,
+        measure=("detection",),
+        more=("detection",),
     ),
 }
 """Experiment -> its title, where the paper has it, its models (or a group that is
@@ -143,7 +143,7 @@ def expand(
     spec, plan = EXPERIMENTS[experiment], measurements.SCALES[scale]
     chosen = _choose_models(experiment, models)
     has = DATASETS[dataset]["has"]
-    kept = [m for m in chosen if not _lacking(MODELS[m], has)]
+    kept = [m for m in chosen if not lacking(MODELS[m], has)]
     if chosen and not kept:
         raise ValueError(f"--models leaves nothing that {dataset} can carry")
     configs = {m: model_config(m, dataset, scale) for m in kept}
@@ -165,9 +165,9 @@ def expand(
         scale=scale,
         about=plan["about"],
         is_trial=plan["is_trial"],
-        labels={m: MODELS[m]["label"] for m in kept},
+        labels={m: MODELS[m]["label"] for m in kept} | spec.get("labels", {}),
         left_out={
-            MODELS[m]["label"]: f"it needs {_lacking(MODELS[m], has)}"
+            MODELS[m]["label"]: f"it needs {lacking(MODELS[m], has)}"
             for m in chosen
             if m not in kept
         },
@@ -185,10 +185,10 @@ def _check_names(experiment: str, dataset: str, scale: str) -> None:
     _check("--dataset", dataset, DATASETS)
     _check("--scale", scale, measurements.SCALES)
     spec = EXPERIMENTS[experiment]
-    if lacking := _lacking(spec, DATASETS[dataset]["has"]):
-        able = [n for n, d in DATASETS.items() if not _lacking(spec, d["has"])]
+    if missing := lacking(spec, DATASETS[dataset]["has"]):
+        able = [n for n, d in DATASETS.items() if not lacking(spec, d["has"])]
         raise ValueError(
-            f"--experiment={experiment} needs {lacking}, which {dataset} does not have;"
+            f"--experiment={experiment} needs {missing}, which {dataset} does not have;"
             f" accepted: --dataset={', '.join(able)}"
         )
 
@@ -213,33 +213,6 @@ def _choose_seeds(scale: str, seeds: tuple[int, ...] | None) -> list[int]:
     for seed in seeds or ():
         _check(f"--seeds of scale {scale}", seed, known)
     return [seed for seed in known if seeds is None or seed in seeds]
-
-
-def model_config(model: str, dataset: str, scale: str) -> ml_collections.ConfigDict:
-    """Return the config of a model, its seed still 0.
-
-    At smaller scales smaller networks stand in for the paper's: see `SCALES`.
-    """
-    spec, plan = MODELS[model], measurements.SCALES[scale]
-    arguments = dict(item.partition("=")[::2] for item in spec["arg"].split(","))
-    if "deep networks" in DATASETS[dataset]["has"]:
-        network = plan["networks"].get(arguments.get("model", "resnet32_v2"))
-        arguments |= {} if network is None else {"model": network}
-    if "adv" in arguments:
-        arguments["eps"] = measurements.radii(dataset, adversarial=True)[0]
-    arg = ",".join(f"{k}={v}" if v else k for k, v in arguments.items())
-    config = importlib.import_module(f"configs.{dataset}").get_config(arg)
-    config.update_from_flattened_dict(spec.get("overrides", {}))
-    if plan["is_trial"]:
-        return common.shrink(config)
-    short = plan["epochs"].get(dataset)
-    if short is not None:
-        config.num_epochs, config.optimizer.boundaries = short
-    return config
-
-
-def _lacking(spec: dict[str, Any], has: tuple[str, ...]) -> str:
-    return ", ".join(need for need in spec.get("needs", ()) if need not in has)
 
 
 def _check(name: str, value: Any, known: Any) -> None:

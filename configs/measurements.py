@@ -32,6 +32,11 @@ SCALES: dict[str, dict[str, Any]] = {
         cw=(4, dict(num_binary_search_steps=2, num_steps=10, learning_rate=0.1)),
         calibration=None,
         budget=dict(num_steps=5, num_queries=20, num_targets=2),
+        figures=dict(
+            feature_paths=dict(num_steps=5, num_images=20, num_points=200),
+            extra_cost=dict(batch_size=16, num_steps=2, num_rounds=3),
+            toy=dict(num_epochs=5),
+        ),
     ),
     "laptop": dict(
         about="the whole of MNIST, three seeds, on two cores; CIFAR with ResNet-20 in"
@@ -49,6 +54,7 @@ SCALES: dict[str, dict[str, Any]] = {
             num_binary_search_steps=9, num_steps=1000, learning_rate=0.005
         ),
         budget={},
+        figures={},
     ),
     "full": dict(
         about="the paper's recipe and its number of attacked images, three seeds",
@@ -63,11 +69,13 @@ SCALES: dict[str, dict[str, Any]] = {
         cw=(500, dict(num_binary_search_steps=9, num_steps=1000, learning_rate=0.005)),
         calibration=None,
         budget={},
+        figures={},
     ),
 }
 """Scale -> seeds, networks that stand in for the paper's, and how many images each
 measurement takes, from the first on (0: all). `strongest` is that of seed 0 and that of
-the other seeds; `budget` caps what each attack of the strongest may spend."""
+the other seeds; `budget` caps what each attack of the strongest may spend; `figures`
+is what measurements behind figures take that is not their default."""
 
 _FIXED = dict(keep="last", stop_on_success=False)
 _NAMES = ("spsa-128", "spsa-4096", "spsa-8192")
@@ -93,8 +101,10 @@ def cells(
     `configs` are those of the models that are measured together, one but for transfer.
     """
     plan = SCALES[scale]
-    if measure == "clean":
-        return {"clean": ("clean", {})}
+    if measure in ("clean", "convergence"):
+        return {measure: (measure, {})}
+    if measure in _FIGURES:
+        return {measure: (measure, _FIGURES[measure](dataset, plan))}
     config = next(iter(configs.values()))
     adversarial = bool(config.attack)
     attacked = dict(num_images=plan["num_attacked"])
@@ -188,6 +198,40 @@ def _distances(plan, seed, config):
         name: ("minimum_norm", dict(attack=attack, norm="l2", num_images=num_images))
         for name, attack in wanted.items()
     }
+
+
+def _paths(dataset, plan):
+    """Return the paper's 50 steps of a thirtieth of the radius."""
+    epsilon = common.parse_fraction("eps", radii(dataset, adversarial=True)[0])
+    found = dict(epsilon=epsilon, step_size=epsilon / 30, num_steps=50)
+    return found | plan["figures"].get("feature_paths", {})
+
+
+def _step(dataset, plan):
+    """Return which network's train step is timed: the one that would be trained."""
+    network = plan["networks"].get("resnet32_v2", "resnet32_v2")
+    found = dict(architecture=network if dataset in _CIFAR else "cnn")
+    return found | plan["figures"].get("extra_cost", {})
+
+
+def _scores(dataset, plan):
+    """Return the authors' 1,000 images and PGD-10, at the smaller radius."""
+    radius = radii(dataset, adversarial=False)[0]
+    return dict(
+        epsilon=radius,
+        step_size=step_size(dataset, radius),
+        num_steps=10,
+        num_images=plan["num_attacked"] or 1000,
+    )
+
+
+_FIGURES = {
+    "feature_paths": _paths,
+    "extra_cost": _step,
+    "detection": _scores,
+    "toy": lambda dataset, plan: plan["figures"].get("toy", {}),
+}
+"""Measurement behind a figure -> its settings, of a data set at a scale."""
 
 
 def _transfers(configs, dataset, attacked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pathlib
 import subprocess
@@ -10,16 +11,29 @@ import sys
 import pytest
 
 from configs import experiments as definitions
-from configs import measurements
+from configs import measurements, mnist
 from configs.published import PUBLISHED
 from mmc_jax import experiments, losses
 from mmc_jax.attacks.costs import Passes
 from mmc_jax.evaluate.cost import PassTimes
 from mmc_jax.experiments import costs, estimate, kinds
+from mmc_jax.experiments.convergence import measure_convergence
+from mmc_jax.experiments.detection import measure_detection
+from mmc_jax.experiments.extra_cost import measure_extra_cost
+from mmc_jax.experiments.feature_paths import measure_feature_paths
+from mmc_jax.experiments.toy import measure_toy
 from mmc_jax.models.heads import LINEAR_HEADS
 from mmc_jax.train import check_config
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Kind -> what takes its settings, but for those that its adapter turns into arrays.
+_BEHIND_FIGURES = {
+    "convergence": (measure_convergence, set()),
+    "detection": (measure_detection, {"num_images"}),
+    "extra_cost": (measure_extra_cost, set()),
+    "feature_paths": (measure_feature_paths, set()),
+    "toy": (measure_toy, set()),
+}
 _EXPERIMENTS = [
     (name, dataset)
     for name, spec in definitions.EXPERIMENTS.items()
@@ -50,6 +64,11 @@ def test_every_measurement_can_be_bound(scale):
             text = json.dumps([cell["kind"], cell["settings"]])
             if text not in seen:
                 seen.add(text)
+                if cell["kind"] in _BEHIND_FIGURES:
+                    measure, own = _BEHIND_FIGURES[cell["kind"]]
+                    accepted = {*inspect.signature(measure).parameters} | own
+                    assert {*cell["settings"]} <= accepted
+                    continue
                 passes, num = kinds.KINDS[cell["kind"]].passes(10, **cell["settings"])
                 assert passes.forward >= 1 and num >= 0
     assert {json.loads(text)[0] for text in seen} == set(kinds.KINDS)
@@ -142,11 +161,13 @@ def test_passes_are_counted_by_hand():
     settings = dict(rows=rows, epsilon="8/255", mode="individual", num_images=5)
     # The clean image; 10 gradients; a start and 7 queries; two verdicts on each.
     assert costs.attack_passes(10, **settings) == (Passes(1 + 12 + 10, 10), 5)
-    config = measurements.common.training_attack(
-        measurements.common.parse_arg(None, loss="mmc", adv="pgd", eps=0.3)
-    )
-    assert costs.attack_step_passes(config.to_dict()) == Passes(10, 10)
-    assert costs.attack_step_passes({}) == Passes(0, 0)
+    for arg, passes in (
+        ("loss=mmc", Passes(0, 0)),
+        ("loss=mmc,adv=pgd", Passes(10, 10)),
+        ("loss=mmc,adv=pgd,targeted,papers_choices", Passes(10, 10)),
+        ("loss=mmc,adv=pgd,recipe=trades", Passes(11, 10)),
+    ):
+        assert costs.crafting_passes(mnist.get_config(arg)) == passes, arg
 
 
 def test_time_is_passes_of_whole_batches():

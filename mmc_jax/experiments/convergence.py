@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmc_jax.experiments.measurements import Cells, check_cells, short
+from mmc_jax.experiments.figure_cells import Cells, check_cells, short
 from mmc_jax.report import style
 from mmc_jax.report.cells import MISSING, Cell, Table, seeds_cell
 from mmc_jax.report.page import Picture, Section, Text

@@ -9,9 +9,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
+
+from mmc_jax.attacks.binding import BoundAttack
 from mmc_jax.attacks.costs import Passes, passes_per_survivor
+from mmc_jax.attacks.targets import RandomlyTargeted
 from mmc_jax.evaluate import inputs
 from mmc_jax.evaluate.rows import Row, bind_rows
+from mmc_jax.train import build_recipe
 
 _BOX = (0.0, 1.0)
 # Of an evaluation: the clean image; then, for each row, the verdict and that on 8 bits.
@@ -75,18 +80,22 @@ def _total(rows: list[Row], num_classes: int) -> Passes:
     )
 
 
-def attack_step_passes(attack: Mapping[str, Any]) -> Passes:
-    """Return the passes an image that crafting takes in one step of training.
+def crafting_passes(config: ml_collections.ConfigDict) -> Passes:
+    """Return the passes an image that the training attack takes in one step.
 
     Args:
-      attack: of a config, empty for none.
+      config: of a run.
 
     Returns:
-      The passes.
+      The passes; none where there is no attack.
     """
-    if not attack:
+    attack = build_recipe.make_attack(config, num_classes=10)
+    if attack is None:
         return Passes(0, 0)
-    spec = {k: v for k, v in attack.items() if k not in ("warmup_epochs", "epsilon")}
-    epsilon = float(attack["epsilon"])
+    if isinstance(attack, RandomlyTargeted):
+        attack = attack.attack
+    assert isinstance(attack, BoundAttack)
+    spec = {"name": attack.name, **dict(attack.hyperparameters)}
+    epsilon = spec.pop("epsilon")
     (row,) = bind_rows({"step": spec}, norm="linf", epsilon=epsilon, bounds=_BOX)
     return passes_per_survivor(row.attack_name, row.hyperparameters, num_classes=10)

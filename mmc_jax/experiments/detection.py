@@ -24,7 +24,7 @@ from sklearn import metrics
 
 from mmc_jax.evaluate import Share
 from mmc_jax.evaluate.verdict import check_postconditions
-from mmc_jax.experiments.measurements import (
+from mmc_jax.experiments.figure_cells import (
     NORMAL_95,
     Cells,
     check_at_least,

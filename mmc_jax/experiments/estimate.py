@@ -20,7 +20,7 @@ import numpy as np
 from mmc_jax import data, models, parallel
 from mmc_jax.attacks.costs import Passes
 from mmc_jax.evaluate.cost import PassTimes, format_seconds, time_passes
-from mmc_jax.experiments.costs import attack_step_passes
+from mmc_jax.experiments.costs import crafting_passes
 from mmc_jax.experiments.kinds import KINDS
 from mmc_jax.experiments.plan import Wanted
 from mmc_jax.experiments.run import Work, cell_name, training_name
@@ -158,7 +158,7 @@ def _training_seconds(subject: Subject, pace: _Pace, splits: data.DataSplits) ->
     """Return steps, crafting in them, and the validation of every epoch."""
     config = subject.config
     size = config.max_train_images or len(splits.train)
-    crafting = attack_step_passes(config.attack.to_dict())
+    crafting = crafting_passes(config)
     epoch = size // config.batch_size * pace.step_seconds
     epoch += pace.seconds(crafting, size)
     validation = Passes(1 + crafting.forward, crafting.backward)

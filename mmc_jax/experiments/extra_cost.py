@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from mmc_jax import losses, models, timing
-from mmc_jax.experiments.measurements import Cells, check_at_least, check_cells
+from mmc_jax.experiments.figure_cells import Cells, check_at_least, check_cells
 from mmc_jax.report import style
 from mmc_jax.report.cells import Cell, Table, seeds_cell
 from mmc_jax.report.page import Picture, Section, Text

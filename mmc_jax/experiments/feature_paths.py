@@ -22,7 +22,7 @@ import numpy as np
 from scipy.spatial import distance
 
 from mmc_jax.evaluate import Share
-from mmc_jax.experiments.measurements import (
+from mmc_jax.experiments.figure_cells import (
     Cells,
     check_at_least,
     check_cells,

@@ -3,16 +3,7 @@
 To add one: a function `measure(task, **settings)` that returns plain data, a row in
 `KINDS`, its cells in `configs/measurements.py`, its word in an experiment's `measure`
 in `configs/experiments.py` and, if it has a section of its own, its name in `more`.
-A measurement written as a function of a model needs a line here, such as
-
-    "detection": Kind(
-        lambda task, **settings: measure_detection(
-            task.subject.logits_fn, *task.test(settings.pop("num_images")), **settings
-        ),
-        section=detection_section,
-    ),
-
-whose section is given label -> results, one a seed. `trains=False` is for what needs no
+A section is given label -> results, one a seed. `trains=False` is for what needs no
 trained model: then `task.subject` has a config, and no weights.
 """
 
@@ -23,7 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmc_jax.attacks.costs import Passes
-from mmc_jax.experiments import costs, measures
+from mmc_jax.experiments import costs, figure_measures, measures
+from mmc_jax.experiments.convergence import convergence_section
+from mmc_jax.experiments.detection import detection_section
+from mmc_jax.experiments.extra_cost import extra_cost_section
+from mmc_jax.experiments.feature_paths import feature_paths_section
+from mmc_jax.experiments.toy import toy_section
 from mmc_jax.report import Section
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -51,5 +47,14 @@ KINDS: dict[str, Kind] = {
         measures.measure_minimum_norm, passes=costs.minimum_norm_passes
     ),
     "transfer": Kind(measures.measure_transfer, passes=costs.transfer_passes),
+    "convergence": Kind(figure_measures.measure_run, section=convergence_section),
+    "extra_cost": Kind(
+        figure_measures.measure_step, section=extra_cost_section, trains=False
+    ),
+    "feature_paths": Kind(figure_measures.measure_paths, section=feature_paths_section),
+    "toy": Kind(
+        figure_measures.measure_trackability, section=toy_section, trains=False
+    ),
+    "detection": Kind(figure_measures.measure_scores, section=detection_section),
 }
 """Kind of a cell -> how it is measured."""

@@ -24,7 +24,7 @@ import optax
 
 from mmc_jax.centers import max_mahalanobis_centers
 from mmc_jax.data import epoch_permutation
-from mmc_jax.experiments.measurements import Cells, check_at_least, check_cells
+from mmc_jax.experiments.figure_cells import Cells, check_at_least, check_cells
 from mmc_jax.losses import center_loss, mmc_loss, updated_centers
 from mmc_jax.report import style
 from mmc_jax.report.cells import Cell, Table, seeds_cell

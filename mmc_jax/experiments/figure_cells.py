@@ -1,4 +1,4 @@
-"""What all measurements share: cells, plain data of one model and one seed each."""
+"""What the measurements behind figures share: their cells, checks and numbers."""
 
 from __future__ import annotations
 
