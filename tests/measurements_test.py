@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from mmc_jax import timing
+from mmc_jax import report, timing
 from mmc_jax.experiments import toy
 from mmc_jax.experiments.convergence import convergence_section, measure_convergence
 from mmc_jax.experiments.detection import (
@@ -27,6 +27,7 @@ from mmc_jax.experiments.feature_paths import (
 )
 from mmc_jax.experiments.toy import measure_toy, path_ratios, toy_section
 from mmc_jax.experiments.walks import image_keys, pgd_iterate
+from tests import chromium
 
 
 def _is_plain(cell):
@@ -523,6 +524,33 @@ def test_the_section_of_the_toy_says_what_its_cells_say(small_toy):
         text = found[track["name"]][f"batch {track['batch_size']}"]
         assert text == f"{track['ratio']:.2f} ± 0.00 2 seeds"
     assert _pictures(section)[0].content
+
+
+@pytest.mark.verify
+@pytest.mark.skipif(chromium.find() is None, reason="needs a browser")
+def test_a_page_of_all_fits_a_phone_and_complains_of_nothing(
+    plane, cost, random_model, small_toy, tmp_path
+):
+    path = report.write_page(
+        tmp_path / "page.html",
+        title="Measurements",
+        sections=[
+            feature_paths_section({"MMC": [plane]}),
+            toy_section({"toy": [small_toy]}),
+            convergence_section({"MMC": [measure_convergence(_history())]}),
+            extra_cost_section({"cnn": [cost[0]]}),
+            detection_section({"MMC": [random_model[-1]]}),
+        ],
+    )
+    with chromium.tab(tmp_path / "profile") as tab:
+        tab.resize(390, 844)
+        tab.open(path)
+        assert tab.run("document.documentElement.scrollWidth") == 390
+        assert (
+            tab.run("[...document.images].map(i => i.naturalWidth > 0)") == [True] * 5
+        )
+        methods = {event.get("method") for event in tab.events}
+        assert not methods & {"Runtime.exceptionThrown", "Log.entryAdded"}
 
 
 @pytest.mark.parametrize(
