@@ -187,6 +187,13 @@ def test_transfer_names_the_weaker_attack(tmp_path):
     _, markdown = experiments.write_pages(plan, tmp_path)
     row = _line(markdown, "| Other ").split("|")[2:4]
     assert [cell.split()[0] for cell in row] == ["25.0", "75.0"]
+    assert _line(markdown, "| strongest ").split("|")[2].strip() == "-"
+    strongest = [(("one",), 0, "strongest_0.1", "attacks", STRONGEST)]
+    stored = {("one", 0, "strongest_0.1"): record("1111", {"apgd": "0001"})}
+    stored["one", 0, "strongest_0.1"]["mode"] = "cascade"
+    fill(make_plan(strongest), plan.folder(tmp_path), stored)
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    assert _line(markdown, "| strongest ").split("|")[2].split()[0] == "25.0"
     assert (
         "black_box_stronger: Other, crafted on One, all seeds" in markdown.read_text()
     )
