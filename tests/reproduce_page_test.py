@@ -50,10 +50,10 @@ def test_the_page_says_what_the_cells_say(tmp_path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
         "One",
+        "62.5 ± 17.7 2 seeds n 4",
         "85.0 ± 7.1 2 seeds n 10",
         "80.0 ± 28.3 2 seeds n 5, 4 !1",
         "32.1 recalled",
-        "62.5 ± 17.7 2 seeds n 4",
     ]
     assert "- !1 zero_gradient: One, pgd, seed 1: is flat" in markdown.read_text()
     assert "32.1" in html.read_text() and "are missing" not in html.read_text()
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(tmp_path):
     text = markdown.read_text()
     assert "5 of 6 measurements are missing (one, seed 0: pgd_0.1; " in text
     assert f"```\n{plan.command}\n```" in text
-    assert "| 90.0 [59.6, 98.2] n 10 | -   | -" in text
+    assert "| 90.0 [59.6, 98.2] n 10 | -   |" in text
 
 
 def _clean(count, total):
