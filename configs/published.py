@@ -7,11 +7,11 @@ fractions, distances l2 in pixels of [0, 1].
 
 from typing import Any
 
-_MEDIUM = "recalled, medium confidence"
-_TABLE_1 = "recalled, medium to high confidence"
+_MEDIUM = "recalled, less sure"
+_TABLE_1 = "recalled, fairly sure"
 _CHECKED = "recalled; agrees with what RobustBench quotes"
 _BELOW = "or less, as the paper has it; recalled"
-_LOW = "recalled, low confidence"
+_LOW = "recalled, unsure"
 
 _PGD = ("pgd-10-tar", "pgd-10", "pgd-50-tar", "pgd-50")
 _RADII = ("8/255", "16/255")

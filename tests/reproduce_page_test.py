@@ -50,10 +50,10 @@ def test_the_page_says_what_the_cells_say(tmp_path):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
         "One",
+        "62.5 ± 17.7 2 seeds n 4",
         "85.0 ± 7.1 2 seeds n 10",
         "80.0 ± 28.3 2 seeds n 5, 4 !1",
         "32.1 recalled",
-        "62.5 ± 17.7 2 seeds n 4",
     ]
     assert "- !1 zero_gradient: One, pgd, seed 1: is flat" in markdown.read_text()
     assert "32.1" in html.read_text() and "are missing" not in html.read_text()
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(tmp_path):
     text = markdown.read_text()
     assert "5 of 6 measurements are missing (one, seed 0: pgd_0.1; " in text
     assert f"```\n{plan.command}\n```" in text
-    assert "| 90.0 [59.6, 98.2] n 10 | -   | -" in text
+    assert "| 90.0 [59.6, 98.2] n 10 | -   |" in text
 
 
 def _clean(count, total):
@@ -187,6 +187,13 @@ def test_transfer_names_the_weaker_attack(tmp_path):
     _, markdown = experiments.write_pages(plan, tmp_path)
     row = _line(markdown, "| Other ").split("|")[2:4]
     assert [cell.split()[0] for cell in row] == ["25.0", "75.0"]
+    assert _line(markdown, "| strongest ").split("|")[2].strip() == "-"
+    strongest = [(("one",), 0, "strongest_0.1", "attacks", STRONGEST)]
+    stored = {("one", 0, "strongest_0.1"): record("1111", {"apgd": "0001"})}
+    stored["one", 0, "strongest_0.1"]["mode"] = "cascade"
+    fill(make_plan(strongest), plan.folder(tmp_path), stored)
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    assert _line(markdown, "| strongest ").split("|")[2].split()[0] == "25.0"
     assert (
         "black_box_stronger: Other, crafted on One, all seeds" in markdown.read_text()
     )

@@ -111,17 +111,17 @@ class Plan:
         """Return where a model is trained."""
         return runs / self.dataset / self.scale / f"{model}_{seed}"
 
+    def config_identity(self, *models: str, seed: int) -> dict[str, Any]:
+        """Return, by model, what is left of configs once nothing idle is in them."""
+        return {model: plain_config(self.config(model, seed)) for model in models}
+
     def identity(self, wanted: Wanted) -> dict[str, Any]:
         """Return, as plain data, all that a cell's numbers depend on but the code."""
-        configs = {
-            model: plain_config(self.config(model, wanted.seed))
-            for model in wanted.members
-        }
         identity = {
             "kind": wanted.kind,
             "settings": dict(wanted.settings),
             "seed": wanted.seed,
-            "configs": configs,
+            "configs": self.config_identity(*wanted.members, seed=wanted.seed),
         }
         return json.loads(json.dumps(identity))
 

@@ -40,36 +40,32 @@ def accuracy_sections(view: View) -> list[Section]:
 def _accuracy_section(view: View, radius: str) -> Section:
     models, columns = view.models_at(radius), view.plan.columns
     found = _Findings(view, radius, models)
-    published = {
-        column: {m: published_of(view, m, column, radius=radius) for m in models}
-        for column in columns
-    }
-    header = ["model"]
-    for column in columns:
-        header += [column, *(["the paper"] if any(published[column].values()) else [])]
-    rows = []
+    is_published = False
+    header = ["model", _WORST]
+    rows = {}
     for model in models:
-        row = [Cell(view.plan.labels[model])]
-        for column in columns:
-            shares = (
-                view.clean(model)
-                if column == "clean"
-                else view.row(model, radius, column)
-            )
+        worst = shares_cell(view.worst_case(model, radius))
+        marks = found.of_others(model, columns)
+        worst = dataclasses.replace(worst, is_key=True, findings=marks)
+        rows[model] = [Cell(view.plan.labels[model]), worst]
+    for column in columns:
+        published = {m: published_of(view, m, column, radius=radius) for m in models}
+        header += [column, *(["the paper"] if any(published.values()) else [])]
+        is_published |= any(published.values())
+        for model, row in rows.items():
+            clean = column == "clean"
+            shares = view.clean(model) if clean else view.row(model, radius, column)
             marks = found.of(model, column)
             row.append(dataclasses.replace(shares_cell(shares), findings=marks))
-            if any(published[column].values()):
-                row.append(_paper_cell(published[column][model]))
-        marks = found.of_others(model, columns)
-        worst = shares_cell(view.worst_case(model, radius))
-        rows.append([*row, dataclasses.replace(worst, is_key=True, findings=marks)])
+            if any(published.values()):
+                row.append(_paper_cell(published[model]))
     caption = (
         f"{view.plan.dataset}, linf epsilon {radius}: accuracy in %, mean ± standard"
         " deviation over seeds (of one seed, the 95 % interval over its images); clean"
         " is of the whole test set, n how many images were attacked, a seed"
     )
-    blocks: list[Block] = [Table(caption, [*header, _WORST], [rows])]
-    if not any(any(named.values()) for named in published.values()):
+    blocks: list[Block] = [Table(caption, header, [[*rows.values()]])]
+    if not is_published:
         blocks.append(Text(_NO_NUMBERS))
     blocks += _strongest_blocks(view, radius, models)
     blocks += found.blocks()

@@ -47,7 +47,13 @@ def transfer_sections(view: View) -> list[Section]:
                 f"{attack['name'].upper()}, {attack['num_steps']} steps, linf epsilon"
                 f" {wanted.settings['epsilon']}"
             )
-            blocks = _blocks(view.plan.labels, wanted.members, results, title)
+            radius = wanted.settings["epsilon"]
+            strongest = [
+                shares_cell(view.worst_case(model, radius)) for model in wanted.members
+            ]
+            blocks = _blocks(
+                view.plan.labels, wanted.members, results, title, strongest
+            )
             sections.append(Section(title, blocks))
     return sections
 
@@ -57,6 +63,7 @@ def _blocks(
     models: Sequence[str],
     results: Sequence[Mapping[str, Any]],
     title: str,
+    strongest: Sequence[Cell],
 ) -> list[Block]:
     shown = [labels[model] for model in models]
     shares = {
@@ -83,10 +90,12 @@ def _blocks(
         )
     caption = (
         f"{title}: accuracy in % of the model of each column on images crafted on that"
-        " of each row"
+        " of each row; last, what the strongest attack on itself leaves, where another"
+        " experiment has measured that"
     )
+    last = [Cell("strongest attack", is_key=True), *strongest]
     header = ("crafted on \\ scored on", *shown)
-    table = Table(caption, header, [[[Cell("clean"), *clean]], rows])
+    table = Table(caption, header, [[[Cell("clean"), *clean]], rows, [last]])
     notes = [*_notes(labels, models, results)]
     if not notes:
         return [picture, table]

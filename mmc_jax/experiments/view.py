@@ -103,9 +103,8 @@ class View:
         Returns:
           A share a seed.
         """
-        strongest = self.named(model, _cell(STRONGEST, radius))
         shares: list[Mapping[str, Any]] = []
-        for seed, cell in strongest.items():
+        for seed, cell in self._strongest(model, radius).items():
             left = from_bits(cell["result"]["per_example"]["worst_case"]).copy()
             for other in self._stored(model, seed):
                 if _attacks_alike(other, cell):
@@ -113,6 +112,25 @@ class View:
                     left[: len(broken)] &= ~broken
             shares.append(Share(int(left.sum()), len(left)).to_dict())
         return shares
+
+    def _strongest(self, model: str, radius: str) -> dict[int, Cell]:
+        """Return the strongest attack's cells by seed.
+
+        Where the plan asks for none, those that another experiment stored.
+        """
+        name = f"{STRONGEST}_{radius.replace('/', '-')}"
+        if any((w.group, w.cell) == (model, name) for w in self.plan.wanted):
+            return self.named(model, name)
+        return {
+            seed: cell
+            for seed in self.plan.seeds
+            for cell in self._stored(model, seed)
+            if cell["identity"]["kind"] == "attacks"
+            and cell["result"]["mode"] == "cascade"
+            and cell["identity"]["settings"]["epsilon"] == radius
+            and cell["identity"]["configs"]
+            == self.plan.config_identity(model, seed=seed)
+        }
 
     def _stored(self, model: str, seed: int) -> list[Cell]:
         """Return all that is stored of a model, whichever experiment asked for it."""
@@ -138,10 +156,6 @@ def broken_images(record: Mapping[str, Any]) -> np.ndarray:
         if record["rows"][name]["in_worst_case"]:
             broken |= from_bits(row["attacked"]) & ~from_bits(row["correct"])
     return broken
-
-
-def _cell(measure: str, radius: str) -> str:
-    return f"{measure}_{radius.replace('/', '-')}"
 
 
 def _attacks_alike(cell: Cell, other: Cell) -> bool:
