@@ -1,8 +1,10 @@
 """Training: the step, the loop around it, and the work directory it leaves.
 
 Read `step` first (one body for one device, `pmap` and `jit`; adversarial training is
-the same step with an attack), then `loop`. `build` turns a config into objects,
-`validate` scores the held-out images, `log` and `workdir` write what happened.
+the same step with an attack), then its parts: `crafting` (the attack), `recipes` (what
+is trained on), `gradients` and `weight_perturbation`; then `loop`. `build` and
+`build_recipe` turn a config into objects, `validate` scores the held-out images, `log`
+and `workdir` write what happened.
 """
 
 from mmc_jax.train.build import check_config
