@@ -29,9 +29,9 @@ def origin_section(view: View) -> Section:
     """
     blocks: list[Block] = [
         Code(view.plan.command),
-        _models(view),
+        *([_models(view)] if view.plan.configs else []),
         *_weights(view),
-        _training(view),
+        *([_training(view)] if view.plan.configs else []),
         _measurements(view),
         *_versions(view),
     ]

@@ -60,7 +60,7 @@ def write_pages(plan: Plan, out: pathlib.Path) -> list[pathlib.Path]:
         *(section for name in plan.more for section in _more(view, name)),
         origin_section(view),
     ]
-    lead = f"{plan.paper} of Pang et al., ICLR 2020. Scale {plan.scale}: {plan.about}."
+    lead = f"Pang et al., ICLR 2020: {plan.paper}. Scale {plan.scale}: {plan.about}."
     title = f"{plan.title}: {plan.dataset}"
     lead = f"{_TRIAL} {lead}" if plan.is_trial else lead
     return [
