@@ -184,10 +184,11 @@ def subject(tmp_path):
 
 
 def test_a_model_is_trained_by_its_own_config_or_not_at_all(subject, monkeypatch):
-    monkeypatch.setattr("mmc_jax.train.train", lambda *_, **__: None)
+    told = []
+    monkeypatch.setattr("mmc_jax.train.train", lambda *_, report, **__: report(0.5))
     assert not subject.is_trained
-    subject.train()
-    assert subject.is_trained
+    subject.train(told.append)
+    assert subject.is_trained and told == [0.5]
     changed = ml_collections.ConfigDict(subject.config)
     changed.batch_size = 51
     assert not dataclasses.replace(subject, config=changed).is_trained

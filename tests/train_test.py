@@ -254,8 +254,13 @@ def tiny_config(**overrides):
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished")
-    state = train(tiny_config(num_epochs=4), workdir, progress=False)
+    workdir, told = tmp_path_factory.mktemp("finished"), []
+    state = train(
+        tiny_config(num_epochs=4), workdir, progress=False, report=told.append
+    )
+    assert told == [
+        step / 20 for e in range(4) for step in (5 * e + 2, 5 * e + 4, 5 * e + 5)
+    ]
     return workdir, state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -111,7 +112,7 @@ def do_work(
             if key in untrained and KINDS[wanted.kind].trains:
                 name = training_name(subject)
                 report(name, "train", 0.0)
-                subject.train()
+                subject.train(functools.partial(report, name, "train"))
                 report(name, "train", 1.0)
                 del untrained[key]
         chosen = {model: subjects[key] for key in keys for model in key[1:]}

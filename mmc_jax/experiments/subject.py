@@ -37,13 +37,16 @@ class Subject:
             return False
         return json.loads(path.read_text()) == plain_config(self.config)
 
-    def train(self) -> None:
+    def train(self, report: Callable[[float], None]) -> None:
         """Train it, going on from its last checkpoint.
+
+        Args:
+          report: told which fraction of the steps is done.
 
         Raises:
           ValueError: if its work directory holds the run of another config.
         """
-        train.train(self.config, self.workdir, progress=False)
+        train.train(self.config, self.workdir, progress=False, report=report)
         inputs.write_json(plain_config(self.config), self.workdir / _TRAINED)
 
     @functools.cached_property

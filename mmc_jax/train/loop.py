@@ -67,6 +67,7 @@ def train(
     workdir: str | pathlib.Path,
     *,
     progress: bool = True,
+    report: Callable[[float], None] | None = None,
 ) -> TrainState:
     """Train what a config describes, going on from the work directory's checkpoint.
 
@@ -74,6 +75,7 @@ def train(
       config: as the files under `configs/` return it.
       workdir: where everything is written.
       progress: whether to show a progress bar.
+      report: told, after every call of the device, which fraction of the steps is done.
 
     Returns:
       The final state.
@@ -99,7 +101,7 @@ def train(
             run.state = restored[1]
             logging.warning("Going on from step %d in %s", restored[0], workdir)
         with Log(workdir, step=int(run.state.step)) as log:
-            _run_epochs(run, saved, log, progress)
+            _run_epochs(run, saved, log, progress, report or _say_nothing)
     return run.state
 
 
@@ -197,7 +199,17 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
     )
 
 
-def _run_epochs(run: Run, saved: Checkpointer, log: Log, progress: bool) -> None:
+def _say_nothing(done: float) -> None:
+    del done
+
+
+def _run_epochs(
+    run: Run,
+    saved: Checkpointer,
+    log: Log,
+    progress: bool,
+    report: Callable[[float], None],
+) -> None:
     """Take the steps that are left, an epoch and a call at a time."""
     config = run.config
     order_key, step_key = (
@@ -239,6 +251,7 @@ def _run_epochs(run: Run, saved: Checkpointer, log: Log, progress: bool) -> None
                 log.write(step, epoch + 1, metrics, num_examples=done)
                 bar.set_postfix(loss=f"{metrics['loss']:.4g}", refresh=False)
                 bar.update(count)
+                report(step / run.num_steps)
             with log.stopped_clock():
                 scores = run.validate(run.state.eval_variables)
             log.write(step, epoch + 1, scores)
