@@ -15,8 +15,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "mmc-random": dict(label="MMC-10 (rand)", arg="loss=mmc,centers=random"),
     "mmc": dict(label="MMC-10", arg="loss=mmc"),
     "mmc-1": dict(label="MMC-1", arg="loss=mmc", overrides={"model.center_norm": 1.0}),
+    # A hundredth of the loss: relative to the squared scale of its features it is that
+    # of MMC-10, at whose rate the whole one diverges.
     "mmc-100": dict(
-        label="MMC-100", arg="loss=mmc", overrides={"model.center_norm": 100.0}
+        label="MMC-100",
+        arg="loss=mmc",
+        overrides={"model.center_norm": 100.0, "loss.loss_scale": 0.02},
     ),
     "elastic": dict(label="EMC-10 (elastic)", arg="loss=elastic_mmc"),
     "hierarchical": dict(

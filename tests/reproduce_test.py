@@ -16,6 +16,7 @@ from configs import experiments as definitions
 from mmc_jax import experiments
 from mmc_jax.experiments import kinds, measures, store
 from mmc_jax.report import Section, Text
+from mmc_jax.train import NonFiniteLossError
 from tests.reproduce_cases import SETTINGS, fill, make_plan, splits
 
 
@@ -120,6 +121,32 @@ def test_only_what_is_missing_is_measured(counted, tmp_path):
     assert counted[3:] == [("one", 1)]
     do_work(make_plan(cells[:1]), tmp_path, sizes={"test": 7})
     assert counted[4:] == [("one", 0)], "a cell of other data must not count"
+
+
+def test_a_model_that_diverges_ends_nothing_else(counted, tmp_path, monkeypatch):
+    kind = dataclasses.replace(kinds.KINDS["counted"], trains=True)
+    monkeypatch.setitem(kinds.KINDS, "counted", kind)
+    monkeypatch.setattr("mmc_jax.experiments.run._measure", _count_alone(counted))
+
+    def train(subject, report):
+        if subject.name == "one":
+            raise NonFiniteLossError("the loss is nan")
+        report(1.0)
+
+    monkeypatch.setattr(experiments.Subject, "train", train)
+    cells = [
+        ((m,), 0, c, "counted", {"value": 3}) for m in ("one", "other") for c in "ab"
+    ]
+    with pytest.raises(NonFiniteLossError, match="^one_0: the loss is nan$"):
+        do_work(make_plan(cells), tmp_path)
+    assert counted == [("other", "a"), ("other", "b")]
+
+
+def _count_alone(counted):
+    def measure(work, wanted, *_):
+        counted.append((wanted.group, wanted.cell))
+
+    return measure
 
 
 def test_a_kind_drops_in_with_its_section(counted, tmp_path):

@@ -15,6 +15,7 @@ from mmc_jax.experiments import store
 from mmc_jax.experiments.kinds import KINDS
 from mmc_jax.experiments.plan import Plan, Wanted
 from mmc_jax.experiments.subject import Subject, Task
+from mmc_jax.train import NonFiniteLossError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +101,12 @@ def do_work(
 
     Raises:
       ValueError: for a run or a journal that is of something else.
+      NonFiniteLossError: at the end, if a training diverged: what does not need that
+        model is measured all the same.
     """
-    untrained = {(s.config.seed, s.name): s for s in work.untrained}
+    untrained = {(s.config.seed, s.name) for s in work.untrained}
     subjects: dict[tuple[int, str], Subject] = {}
+    diverged: dict[tuple[int, str], str] = {}
     for wanted in work.missing:
         keys = [(wanted.seed, model) for model in wanted.members]
         for key in keys:
@@ -110,13 +114,23 @@ def do_work(
                 key, _subject(work.plan, key[1], key[0], work.runs)
             )
             if key in untrained and KINDS[wanted.kind].trains:
-                name = training_name(subject)
-                report(name, "train", 0.0)
-                subject.train(functools.partial(report, name, "train"))
-                report(name, "train", 1.0)
-                del untrained[key]
-        chosen = {model: subjects[key] for key in keys for model in key[1:]}
-        _measure(work, wanted, chosen, splits, command, batch_size, report)
+                untrained.remove(key)
+                try:
+                    _train(subject, report)
+                except NonFiniteLossError as error:
+                    diverged[key] = f"{training_name(subject)}: {error}"
+        if not diverged.keys() & {*keys}:
+            chosen = {model: subjects[key] for key in keys for model in key[1:]}
+            _measure(work, wanted, chosen, splits, command, batch_size, report)
+    if diverged:
+        raise NonFiniteLossError("; ".join(diverged.values()))
+
+
+def _train(subject: Subject, report: Callable[[str, str, float], None]) -> None:
+    name = training_name(subject)
+    report(name, "train", 0.0)
+    subject.train(functools.partial(report, name, "train"))
+    report(name, "train", 1.0)
 
 
 def training_name(subject: Subject) -> str:
