@@ -35,6 +35,8 @@ from _negative_controls import PUBLISHED, Control
 from _negative_controls_attacks import IN_ATTACKS
 from _negative_controls_diagnostics import IN_DIAGNOSTICS
 from _negative_controls_evaluation import IN_EVALUATION
+from _negative_controls_experiments import IN_EXPERIMENTS
+from _negative_controls_training import IN_TRAINING
 
 from mmc_jax.environment import git_revision
 
@@ -48,6 +50,8 @@ SECTIONS = {
     "Attacks, losses, centers": IN_ATTACKS,
     "Evaluation": IN_EVALUATION,
     "Diagnostics": IN_DIAGNOSTICS,
+    "Training": IN_TRAINING,
+    "Experiments": IN_EXPERIMENTS,
 }
 CONTROLS = tuple(control for section in SECTIONS.values() for control in section)
 

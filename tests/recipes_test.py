@@ -223,10 +223,11 @@ def test_nan_on_one_device_ends_an_attack_on_all():
 
 
 @pytest.mark.parametrize("kind", ["adversarial", "clean"])
-def test_running_statistics_follow_the_images_that_are_named(state, kind):
-    after, metrics = take_step(state, recipe=make_recipe("standard"))
+@pytest.mark.parametrize("name", ["standard", "trades"])
+def test_running_statistics_follow_the_images_that_are_named(state, name, kind):
+    after, metrics = take_step(state, recipe=make_recipe(name))
     other, other_metrics = take_step(
-        state, recipe=make_recipe("standard", statistics_from=kind)
+        state, recipe=make_recipe(name, statistics_from=kind)
     )
     clean, adversarial = (updates for _, updates in both_outputs(state))
     expected = {"adversarial": adversarial, "clean": clean}[kind]
@@ -325,7 +326,8 @@ def test_no_pass_is_taken_that_nothing_asks_for(state, recipe, passes):
         assert Normalized.traced == passes * times
 
 
-def test_the_numbers_of_a_config_reach_its_recipe():
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_the_numbers_of_a_config_reach_its_recipe(name):
     config = digits.get_config("loss=softmax,adv=pgd")
     config.attack.clean_weight = 0.25
     assert build_recipe.make_recipe(config).reads == ("clean", "adversarial")
@@ -334,12 +336,16 @@ def test_the_numbers_of_a_config_reach_its_recipe():
         kind: ModelOutput(features=jnp.zeros((1, 1)), logits=jnp.float32(h[None]))
         for kind, h in zip(("clean", "adversarial"), logits, strict=True)
     }
-    config = digits.get_config("loss=softmax,adv=pgd,recipe=trades")
+    config = digits.get_config(f"loss=softmax,adv=pgd,recipe={name}")
     config.recipe.update(dict(weight=7.0, temperature=2.0))
     loss = build_recipe.make_recipe(config).combine(
         lambda *_: jnp.zeros(1), outputs, jnp.zeros(1, jnp.int32), {}
     )
-    expected = 7.0 * reference.kl_divergence(*logits, temperature=2.0)
+    # All but the loss itself, which is 0 here and has no temperature.
+    equation = getattr(reference, name)
+    own = {"trades": logits[0], "mart": logits[1]}[name] / 2.0
+    expected = equation(*(logits / 2.0), 0, 7.0)
+    expected -= reference.softmax_cross_entropy(own, 0)
     np.testing.assert_allclose(loss, [expected], rtol=1e-5)
 
 

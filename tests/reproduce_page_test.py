@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmc_jax import experiments
 from mmc_jax.evaluate import Share
-from mmc_jax.experiments import view
+from mmc_jax.experiments import tables, view
 from mmc_jax.report import Cell, Code, Picture, Section, Table, Text
 from mmc_jax.report.markdown import write_markdown
 from tests.reproduce_cases import SETTINGS, fill, make_plan, record
@@ -78,6 +78,8 @@ def test_the_worst_case_counts_what_other_experiments_stored(tmp_path):
     assert left() == [2, 1]
     fill(more, folder, found, models={"one": "others"})
     assert left() == [2, 3], "attacks on other weights must not count"
+    fill(more, folder, found, data=dict(source="a", sizes={"test": 9}, is_subset=False))
+    assert left() == [2, 3], "attacks on other images must not count"
     away = make_plan(
         [(("one",), 1, "spsa_0.1", "attacks", {**SETTINGS, "epsilon": "0.2"})]
     )
@@ -89,6 +91,12 @@ def test_noise_is_in_no_worst_case():
     found = record("111", {"noise": "011", "pgd": "101"})
     found["rows"]["noise"]["in_worst_case"] = False
     assert view.broken_images(found).tolist() == [False, True, False]
+
+
+def test_seeds_that_agree_count_each():
+    shares = [Share(count, 10).to_dict() for count in (9, 9, 6)]
+    cell = tables.shares_cell(shares)
+    assert cell.text == "80.0 ± 17.3" and cell.details[0] == "3 seeds"
 
 
 def test_what_is_missing_is_said(tmp_path):
