@@ -14,6 +14,7 @@ import pytest
 
 from configs import experiments as definitions
 from mmc_jax import experiments
+from mmc_jax.evaluate import inputs
 from mmc_jax.experiments import kinds, measures, store
 from mmc_jax.report import Section, Text
 from mmc_jax.train import NonFiniteLossError
@@ -60,10 +61,12 @@ def test_journals_are_told_apart_and_go_with_their_cell(tmp_path):
     plan = make_plan([(("one",), 0, "noise", "attacks", SETTINGS)])
     path = plan.wanted[0].path(tmp_path)
     identity = plan.identity(plan.wanted[0])
-    ours = store.journal_path(path, identity, {"one": "weights"})
-    retrained = store.journal_path(path, identity, {"one": "others"})
-    changed = store.journal_path(path, {**identity, "seed": 1}, {"one": "weights"})
-    assert len({ours, retrained, changed}) == 3
+    weights, sizes = {"one": "weights"}, {"test": 4}
+    ours = store.journal_path(path, identity, weights, sizes)
+    retrained = store.journal_path(path, identity, {"one": "others"}, sizes)
+    changed = store.journal_path(path, {**identity, "seed": 1}, weights, sizes)
+    enlarged = store.journal_path(path, identity, weights, {"test": 5})
+    assert len({ours, retrained, changed, enlarged}) == 4
     neighbour = path.with_name("noise_2.abc.journal")
     for journal in (ours, retrained, neighbour):
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -90,13 +93,16 @@ def counted(monkeypatch):
     return taken
 
 
-def do_work(plan, tmp_path, sizes=None):
+def find_work(plan, tmp_path, parts):
+    """Return what is left of a plan."""
+    return experiments.find_work(plan, tmp_path / "out", tmp_path / "runs", parts.sizes)
+
+
+def do_work(plan, tmp_path, parts=None, work=None):
     """Do what is left of a plan, and return what was reported."""
     told = []
-    parts = splits()
-    work = experiments.find_work(
-        plan, tmp_path / "out", tmp_path / "runs", sizes or parts.sizes
-    )
+    parts = parts or splits()
+    work = work or find_work(plan, tmp_path, parts)
     experiments.do_work(
         work,
         parts,
@@ -119,7 +125,9 @@ def test_only_what_is_missing_is_measured(counted, tmp_path):
     cells[1] = (("one",), 1, "c", "counted", {"value": 4})
     do_work(make_plan(cells), tmp_path)
     assert counted[3:] == [("one", 1)]
-    do_work(make_plan(cells[:1]), tmp_path, sizes={"test": 7})
+    fewer = splits()
+    fewer = dataclasses.replace(fewer, test=fewer.test.take(slice(5)))
+    do_work(make_plan(cells[:1]), tmp_path, fewer)
     assert counted[4:] == [("one", 0)], "a cell of other data must not count"
 
 
@@ -147,6 +155,14 @@ def _count_alone(counted):
         counted.append((wanted.group, wanted.cell))
 
     return measure
+
+
+def test_what_another_process_has_measured_meanwhile_is_kept(counted, tmp_path):
+    plan = make_plan([(("one",), 0, "c", "counted", {"value": 3})])
+    work = find_work(plan, tmp_path, splits())
+    do_work(plan, tmp_path)
+    told = do_work(plan, tmp_path, work=work)
+    assert counted == [("one", 0)] and told == [("one_0/c", "measure", 1.0)]
 
 
 def test_a_kind_drops_in_with_its_section(counted, tmp_path):
@@ -210,15 +226,26 @@ def subject(tmp_path):
     return experiments.Subject("mmc", config, tmp_path / "mmc_0")
 
 
-def test_a_model_is_trained_by_its_own_config_or_not_at_all(subject, monkeypatch):
+def test_a_model_counts_as_trained_by_its_own_config_and_data(subject, monkeypatch):
+    sizes = {"train": 1000, "validation": 100, "test": 500}
+
+    def train(config, workdir, *, report, **_):
+        report(0.5)
+        cut = {**sizes, "train": config.max_train_images}
+        inputs.write_json({"data": {"sizes": cut}}, workdir / "run.json")
+
+    monkeypatch.setattr("mmc_jax.train.train", train)
+    assert not subject.is_trained(sizes)
     told = []
-    monkeypatch.setattr("mmc_jax.train.train", lambda *_, report, **__: report(0.5))
-    assert not subject.is_trained
     subject.train(told.append)
-    assert subject.is_trained and told == [0.5]
+    assert subject.is_trained(sizes) and told == [0.5]
+    assert not subject.is_trained({**sizes, "test": 499}), "of a part of the data set"
     changed = ml_collections.ConfigDict(subject.config)
     changed.batch_size = 51
-    assert not dataclasses.replace(subject, config=changed).is_trained
+    assert not dataclasses.replace(subject, config=changed).is_trained(sizes)
+    (subject.workdir / "trained.json").write_text("{")
+    with pytest.raises(ValueError, match=r"trained\.json is damaged .*remove .*mmc_0"):
+        subject.is_trained(sizes)
 
 
 def test_images_are_the_first_of_the_test_set():

@@ -344,6 +344,16 @@ def test_work_directory_refuses_another_config(finished_run):
         train(config, workdir, progress=False)
 
 
+def test_work_directory_refuses_other_data(tmp_path):
+    config = digits.get_config("loss=softmax")
+    open_workdir(tmp_path, config, data.load("digits", validation_size=200))
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(1, tiny_state(optax.sgd(0.01)))
+    part = data.load("digits", validation_size=199)
+    with pytest.raises(ValueError, match=r"other data .*200, .* there, .*199"):
+        open_workdir(tmp_path, config, part)
+
+
 def test_work_directory_of_an_earlier_config_is_the_same_run(tmp_path):
     # Before there were recipes, records had none of their fields.
     config = digits.get_config("loss=softmax,adv=pgd")

@@ -50,7 +50,7 @@ def find_work(
       What is missing. A model is trained only if one of its cells is.
 
     Raises:
-      ValueError: for a damaged cell, or a kind that is not known.
+      ValueError: for a damaged cell or record, or a kind that is not known.
     """
     folder = plan.folder(out)
     for wanted in plan.wanted:
@@ -59,12 +59,7 @@ def find_work(
                 f"{plan.experiment} asks for cells of kind {wanted.kind!r}; known:"
                 f" {', '.join(KINDS)}"
             )
-    found = {wanted: store.read(plan, wanted, folder) for wanted in plan.wanted}
-    missing = [
-        wanted
-        for wanted, cell in found.items()
-        if cell is None or cell["data"]["sizes"] != sizes
-    ]
+    missing = [w for w in plan.wanted if not _is_stored(plan, w, folder, sizes)]
     needed = {
         (wanted.seed, model): None
         for wanted in missing
@@ -72,8 +67,15 @@ def find_work(
         for model in wanted.members
     }
     subjects = [_subject(plan, model, seed, runs) for seed, model in needed]
-    untrained = tuple(subject for subject in subjects if not subject.is_trained)
+    untrained = tuple(one for one in subjects if not one.is_trained(sizes))
     return Work(plan, out, runs, tuple(missing), untrained)
+
+
+def _is_stored(
+    plan: Plan, wanted: Wanted, folder: pathlib.Path, sizes: Mapping[str, int]
+) -> bool:
+    cell = store.read(plan, wanted, folder)
+    return cell is not None and cell["data"]["sizes"] == sizes
 
 
 def _subject(plan: Plan, model: str, seed: int, runs: pathlib.Path) -> Subject:
@@ -90,6 +92,8 @@ def do_work(
     report: Callable[[str, str, float], None],
 ) -> None:
     """Train and measure; each cell is written as it is done.
+
+    A cell that another process has stored meanwhile is left as it is.
 
     Args:
       work: what is missing.
@@ -108,6 +112,9 @@ def do_work(
     subjects: dict[tuple[int, str], Subject] = {}
     diverged: dict[tuple[int, str], str] = {}
     for wanted in work.missing:
+        if _is_stored(work.plan, wanted, work.folder, splits.sizes):
+            report(cell_name(wanted), "measure", 1.0)
+            continue
         keys = [(wanted.seed, model) for model in wanted.members]
         for key in keys:
             subject = subjects.setdefault(
@@ -174,7 +181,7 @@ def _measure(
         splits=splits,
         seed=wanted.seed,
         batch_size=batch_size,
-        journal=store.journal_path(path, identity, models),
+        journal=store.journal_path(path, identity, models, splits.sizes),
         progress=lambda done: report(cell_name(wanted), "measure", done),
     )
     task.progress(0.0)

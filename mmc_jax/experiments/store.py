@@ -84,21 +84,25 @@ def write(content: Cell, path: pathlib.Path) -> None:
 
 
 def journal_path(
-    path: pathlib.Path, identity: Mapping[str, Any], models: Mapping[str, str]
+    path: pathlib.Path,
+    identity: Mapping[str, Any],
+    models: Mapping[str, str],
+    sizes: Mapping[str, int],
 ) -> pathlib.Path:
     """Return where an unfinished cell keeps what is done.
 
     The name holds a digest of all that outcomes depend on, so that a cell of other
-    settings, or of a model trained again, begins a journal of its own.
+    settings, of a model trained again, or on other data, begins a journal of its own.
 
     Args:
       path: of the cell.
       identity: the cell's.
       models: model -> digest of its weights.
+      sizes: of the splits at hand.
 
     Returns:
       The path.
     """
-    content = json.dumps([identity, models], sort_keys=True).encode()
+    content = json.dumps([identity, models, sizes], sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:12]
     return path.with_name(f"{path.stem}.{digest}.journal")

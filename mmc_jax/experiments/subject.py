@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,13 +30,25 @@ class Subject:
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether its training is known to be done, by this very config."""
+    def is_trained(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether its training is known to be done.
+
+        Args:
+          sizes: of the splits at hand.
+
+        Returns:
+          Whether a run by this very config, on splits of these sizes, has ended.
+
+        Raises:
+          ValueError: for a damaged record; it names the file.
+        """
         path = self.workdir / _TRAINED
         if not path.exists():
             return False
-        return json.loads(path.read_text()) == plain_config(self.config)
+        num_train = min(self.config.max_train_images or math.inf, sizes["train"])
+        return _read(path) == plain_config(self.config) and self.run["data"][
+            "sizes"
+        ] == {**sizes, "train": num_train}
 
     def train(self, report: Callable[[float], None]) -> None:
         """Train it, going on from its last checkpoint.
@@ -44,7 +57,8 @@ class Subject:
           report: told which fraction of the steps is done.
 
         Raises:
-          ValueError: if its work directory holds the run of another config.
+          ValueError: if its work directory holds the run of another config, or of
+            other data.
         """
         train.train(self.config, self.workdir, progress=False, report=report)
         inputs.write_json(plain_config(self.config), self.workdir / _TRAINED)
@@ -71,13 +85,22 @@ class Subject:
     @property
     def run(self) -> dict[str, Any]:
         """What its training recorded: config, data, versions."""
-        return json.loads((self.workdir / "run.json").read_text())
+        return _read(self.workdir / "run.json")
 
     @functools.cached_property
     def sha256(self) -> str:
         """The digest of its program and weights."""
         shape = tuple(self.run["image_shape"])
         return digests.digest_model(checks.as_pytree(self.logits_fn), shape)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove {path.parent} to train anew"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

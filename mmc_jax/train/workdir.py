@@ -67,14 +67,16 @@ def open_workdir(
       The path.
 
     Raises:
-      ValueError: if another config was used there; it names the fields that differ.
+      ValueError: if another config was used there, it names the fields that differ;
+        or if the data were other ones.
     """
     path = pathlib.Path(workdir)
     record, plain = path / "run.json", json.loads(config.to_json())
     with Checkpointer(path / "checkpoints") as saved:
         started = record.exists() and saved.all_steps()
     if started:
-        before = _ADDED | _flatten(json.loads(record.read_text())["config"])
+        recorded = json.loads(record.read_text())
+        before = _ADDED | _flatten(recorded["config"])
         now = _ADDED | _flatten(plain)
         differing = [
             f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
@@ -85,6 +87,12 @@ def open_workdir(
             raise ValueError(
                 f"{path} holds a run with another config ({'; '.join(differing)});"
                 " use that config, or another work directory"
+            )
+        sizes = recorded["data"]["sizes"]
+        if sizes != splits.sizes:
+            raise ValueError(
+                f"{path} holds a run on other data ({sizes} images there,"
+                f" {splits.sizes} now); use those data, or another work directory"
             )
     path.mkdir(parents=True, exist_ok=True)
     content = {
