@@ -244,6 +244,7 @@ def tiny_config(**overrides):
     config.max_train_images = 200
     config.batch_size = 40
     config.steps_per_call = 2
+    config.checkpoint_every_epochs = 1
     config.parallel = "jit"
     config.num_devices = 1
     config.optimizer.name = "sgd"
@@ -307,6 +308,8 @@ def test_interrupted_run_ends_with_the_same_bits(finished_run, tmp_path, monkeyp
         patched.setattr(Log, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path, progress=False)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        assert saved.all_steps() == [5, 10]
     resumed = train(config, tmp_path, progress=False)
     chex.assert_trees_all_close(resumed.variables, expected.variables, rtol=0, atol=0)
     chex.assert_trees_all_close(resumed.opt_state, expected.opt_state, rtol=0, atol=0)
@@ -324,6 +327,7 @@ def test_run_goes_on_with_another_number_of_devices(finished_run, tmp_path):
     half = tmp_path / "checkpoints"
     half.mkdir()
     # Two of the four epochs were taken on one device.
+    assert (source / "checkpoints" / "10").is_dir()
     os.symlink(source / "checkpoints" / "10", half / "10")
     resumed = train(config, tmp_path, progress=False)
     assert int(resumed.step) == 20
