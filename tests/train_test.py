@@ -427,21 +427,29 @@ COMMAND = [
     str(ROOT / "launch" / "train.py"),
     f"--config={ROOT}/configs/digits.py:loss=mmc,runlocal",
     "--config.num_epochs=30",
+    "--config.checkpoint_every_epochs=1",
     "--config.parallel=jit",
     "--noprogress",
 ]
 
 
 def killed_run(workdir, seconds):
-    """Start a run, SIGKILL it `seconds` after its first line; return whether it ran."""
+    """Start a run, SIGKILL it `seconds` after it has a checkpoint to go on from.
+
+    Returns whether it still ran.
+    """
     process = subprocess.Popen([*COMMAND, f"--workdir={workdir}"])
-    while process.poll() is None and not read_metrics(workdir):
+    while process.poll() is None and not saved_steps(workdir):
         time.sleep(0.02)
     time.sleep(seconds)
     still_running = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     return still_running
+
+
+def saved_steps(workdir):
+    return [path for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +467,7 @@ def assert_same_model(workdir, other):
 
 
 def test_killed_run_ends_with_the_same_bits(command_run, tmp_path):
-    assert killed_run(tmp_path, 0.2)
+    assert killed_run(tmp_path, 0.2) and saved_steps(tmp_path)
     subprocess.run([*COMMAND, f"--workdir={tmp_path}"], check=True)
     assert_same_model(tmp_path, command_run)
 
