@@ -137,7 +137,8 @@ def expand(
     """Return an experiment's configs and cells, and what its page needs to know.
 
     Raises:
-      ValueError: for an unknown name, an empty choice, or an experiment that the data cannot carry.
+      ValueError: for an unknown name, an empty choice, or an experiment that the data
+        cannot carry.
     """
     _check_names(experiment, dataset, scale)
     spec, plan = EXPERIMENTS[experiment], measurements.SCALES[scale]
