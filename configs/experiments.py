@@ -103,7 +103,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         title="Two features under attack, adaptive and not",
         paper="Figure 3 (b)",
         models=("mmc-plane", "softmax-plane"),
-        measure=("clean", "feature_paths"),
+        measure=("feature_paths",),
         more=("feature_paths",),
     ),
     "toy": dict(
@@ -137,7 +137,8 @@ def expand(
     """Return an experiment's configs and cells, and what its page needs to know.
 
     Raises:
-      ValueError: for an unknown name, or an experiment that the data cannot carry.
+      ValueError: for an unknown name, an empty choice, or an experiment that the data
+        cannot carry.
     """
     _check_names(experiment, dataset, scale)
     spec, plan = EXPERIMENTS[experiment], measurements.SCALES[scale]
@@ -195,6 +196,8 @@ def _check_names(experiment: str, dataset: str, scale: str) -> None:
 
 def _choose_models(experiment: str, models: tuple[str, ...] | None) -> list[str]:
     """Return an experiment's models, or those of them that are asked for."""
+    if models == ():
+        raise ValueError("--models is empty: name models, or leave it out")
     spec = EXPERIMENTS[experiment]
     members = spec.get("models", spec.get("group", ()))
     for model in models or ():
@@ -209,6 +212,8 @@ def _choose_models(experiment: str, models: tuple[str, ...] | None) -> list[str]
 
 def _choose_seeds(scale: str, seeds: tuple[int, ...] | None) -> list[int]:
     """Return a scale's seeds, or those of them that are asked for."""
+    if seeds == ():
+        raise ValueError("--seeds is empty: name seeds, or leave it out")
     known = [*range(measurements.SCALES[scale]["seeds"])]
     for seed in seeds or ():
         _check(f"--seeds of scale {scale}", seed, known)

@@ -188,11 +188,12 @@ def _cap(row: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distances(plan, seed, config):
-    """Return C&W both ways and, for one MMC model, its long version to compare with."""
+    """Return C&W both ways and, for MMC itself, its long version to compare with."""
     num_images, budget = plan["cw"]
     attack = dict(name="carlini_wagner", **budget)
     wanted = {"cw": attack, "cw-tar": dict(attack, targeted=True)}
-    if plan["calibration"] and config.loss.name == "mmc" and not seed:
+    is_mmc = config.loss.name == "mmc" and config.model.centers == "optimal"
+    if plan["calibration"] and is_mmc and not seed:
         wanted["cw-long"] = dict(name="carlini_wagner", **plan["calibration"])
     return {
         name: ("minimum_norm", dict(attack=attack, norm="l2", num_images=num_images))

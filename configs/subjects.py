@@ -29,12 +29,12 @@ MODELS: dict[str, dict[str, Any]] = {
         needs=("coarse labels",),
     ),
     "softmax-110": dict(
-        label="SCE, ResNet-110",
+        label="SCE, deeper network",
         arg="loss=softmax,model=resnet110_v2",
         needs=("deep networks",),
     ),
     "mmc-110": dict(
-        label="MMC-10, ResNet-110",
+        label="MMC-10, deeper network",
         arg="loss=mmc,model=resnet110_v2",
         needs=("deep networks",),
     ),

@@ -219,6 +219,13 @@ def test_recipes_and_choices_are_chosen_by_arguments():
             assert config.attack.objective == objective
 
 
+def test_the_temperature_of_hierarchical_centers_fits_the_next_ones():
+    config = checked(CONFIGS["cifar100"]("loss=mmc,centers=hierarchical,adv=pgd"))
+    config.recipe = ml_collections.ConfigDict(dict(name="trades", temperature=0.0))
+    assert config.model.center_norm == 10 and config.model.child_center_norm == 1
+    assert build_recipe.make_crafting(config).temperature == 0.2
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("recipe", ["standard", "trades", "mart"])
 @pytest.mark.parametrize("choices", ["", ",papers_choices,awp"])

@@ -25,6 +25,7 @@ from mmc_jax.experiments.feature_paths import (
     feature_paths_section,
     measure_feature_paths,
 )
+from mmc_jax.experiments.figure_cells import short
 from mmc_jax.experiments.toy import measure_toy, path_ratios, toy_section
 from mmc_jax.experiments.walks import image_keys, pgd_iterate
 from tests import chromium
@@ -632,3 +633,8 @@ def _toy(**changes):
 def test_bad_input_is_named(measure, message):
     with pytest.raises(ValueError, match=message):
         measure()
+
+
+def test_a_large_number_is_written_out():
+    numbers = (0.12345, 123.45, 999.4, 1234.6)
+    assert [*map(short, numbers)] == ["0.123", "123", "999", "1,235"]

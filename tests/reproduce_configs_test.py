@@ -121,6 +121,18 @@ def test_the_paper_attacks_as_the_reference_says():
     )
 
 
+def test_the_long_version_of_c_and_w_is_of_one_model_and_seed():
+    cells = definitions.expand("table2", "mnist", "laptop")["cells"]
+    long = [(c["members"], c["seed"]) for c in cells if c["cell"] == "cw-long"]
+    assert long == [(("mmc",), 0)]
+
+
+def test_clean_accuracy_is_measured_where_a_table_shows_it():
+    for name, spec in definitions.EXPERIMENTS.items():
+        is_shown = "clean" in spec.get("columns", ())
+        assert ("clean" in spec["measure"]) == is_shown, name
+
+
 def test_what_data_cannot_carry_is_left_out_or_refused():
     left_out = definitions.expand("variants", "mnist", "smoke")["left_out"]
     assert left_out == {"HMM-10 (hierarchical)": "it needs coarse labels"}
@@ -138,6 +150,8 @@ def test_what_data_cannot_carry_is_left_out_or_refused():
         (("table1", "mnist", "laptop"), {"seeds": (3,)}, "laptop: 3; accepted: 0, 1"),
         (("table1", "mnist", "smoke"), {"models": ("vgg",)}, "vgg; accepted: softmax"),
         (("transfer", "mnist", "smoke"), {"models": ("mmc",)}, "takes no --models"),
+        (("table1", "mnist", "smoke"), {"models": ()}, "--models is empty"),
+        (("table1", "mnist", "smoke"), {"seeds": ()}, "--seeds is empty"),
     ],
 )
 def test_unknown_names_are_refused(names, chosen, message):

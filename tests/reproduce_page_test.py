@@ -40,6 +40,29 @@ def attacked_results():
     }
 
 
+def test_where_nothing_was_measured_nothing_is_found_sound(tmp_path):
+    plan = attacked_plan()
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    assert "nothing to distrust" not in markdown.read_text()
+    strongest = ("one", 0, "strongest_0.1")
+    fill(plan, plan.folder(tmp_path), {strongest: attacked_results()[strongest]})
+    experiments.write_pages(plan, tmp_path)
+    assert "nothing to distrust" in markdown.read_text()
+
+
+def test_cells_of_other_data_are_pointed_out(tmp_path):
+    plan, results = attacked_plan(), attacked_results()
+    fill(plan, plan.folder(tmp_path), results)
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    warning = "splits of several sizes"
+    assert warning not in markdown.read_text()
+    clean = {key: results[key] for key in [("one", 0, "clean")]}
+    part = dict(source="a source", sizes={"test": 3}, is_subset=False)
+    fill(plan, plan.folder(tmp_path), clean, data=part)
+    experiments.write_pages(plan, tmp_path)
+    assert warning in markdown.read_text()
+
+
 def test_the_page_says_what_the_cells_say(tmp_path):
     published = {"one": {"pgd 0.1": (0.321, "recalled")}}
     plan = attacked_plan(published=published)

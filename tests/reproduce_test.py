@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import types
 
@@ -246,6 +247,31 @@ def test_a_model_counts_as_trained_by_its_own_config_and_data(subject, monkeypat
     (subject.workdir / "trained.json").write_text("{")
     with pytest.raises(ValueError, match=r"trained\.json is damaged .*remove .*mmc_0"):
         subject.is_trained(sizes)
+
+
+def test_a_model_is_trained_by_one_process_at_a_time(subject, monkeypatch):
+    def train(*_, **__):
+        subject.train(lambda done: None)
+
+    monkeypatch.setattr("mmc_jax.train.train", train)
+    with pytest.raises(ValueError, match=r"another process trains in .*mmc_0"):
+        subject.train(lambda done: None)
+
+
+def test_a_file_that_two_processes_write_is_that_of_the_later_one(
+    tmp_path, monkeypatch
+):
+    path, replace = tmp_path / "page.md", pathlib.Path.replace
+
+    def late_replace(partial, target):
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        inputs.write_text("theirs", path)
+        return replace(partial, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", late_replace)
+    inputs.write_text("ours", path)
+    assert path.read_text() == "ours" and [*tmp_path.iterdir()] == [path]
 
 
 def test_images_are_the_first_of_the_test_set():

@@ -157,6 +157,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    # Of one process alone: two that write the same file must not mix.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8", newline="\n")
     partial.replace(path)

@@ -223,7 +223,8 @@ _EXPLANATION = (
     " few clean images (star) to the last iterate (cross), at epsilon {epsilon:g} with"
     " {num_steps} steps of {step_size:g}. The adaptive attack minimises the logit of"
     " the true class, the other one minus the cross-entropy. The random start alone"
-    " takes no gradient."
+    " takes no gradient. None of them is the strongest attack, so that the accuracy"
+    " left is an upper bound."
 )
 
 

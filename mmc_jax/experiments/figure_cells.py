@@ -70,5 +70,5 @@ def mean_with_interval(values: np.ndarray) -> dict[str, Any]:
 
 
 def short(number: float) -> str:
-    """Return a number with three digits."""
-    return f"{number:.3g}"
+    """Return a number with three digits, or all before the point if they are more."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"

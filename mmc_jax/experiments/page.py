@@ -27,6 +27,10 @@ _TRIAL = (
     "A trial: models that were hardly trained, few images, short attacks. It shows that"
     " everything runs; its numbers mean nothing."
 )
+_MIXED = (
+    "Cells are of splits of several sizes, at the end of this page: do not compare"
+    " them. The command there measures anew what is not of the data at hand."
+)
 _HOW = (
     "The attacks of the paper take a fixed number of fixed steps, and judge their"
     " last iterate, whatever came before it. On MMC and its variants they follow the"
@@ -89,6 +93,8 @@ def _reading(view: View) -> Section:
     if any(cell["data"]["is_subset"] for cell in view.cells.values()):
         part = f"Of {plan.dataset} only a part was at hand: this is no result on it."
         blocks.append(Text(part, is_warning=True))
+    if len({tuple(cell["data"]["sizes"].items()) for cell in view.cells.values()}) > 1:
+        blocks.append(Text(_MIXED, is_warning=True))
     if plan.columns:
         blocks.append(Text(_HOW))
     blocks += [

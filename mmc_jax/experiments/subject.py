@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import json
 import math
@@ -20,6 +21,7 @@ from mmc_jax.experiments.plan import plain_config
 from mmc_jax.types import Array, LogitsFn, Variables
 
 _TRAINED = "trained.json"
+_LOCK = "training.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,19 @@ class Subject:
 
         Raises:
           ValueError: if its work directory holds the run of another config, or of
-            other data.
+            other data, or another process trains there.
         """
-        train.train(self.config, self.workdir, progress=False, report=report)
-        inputs.write_json(plain_config(self.config), self.workdir / _TRAINED)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        with (self.workdir / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process trains in {self.workdir}; the same command goes"
+                    " on once it is done"
+                ) from error
+            train.train(self.config, self.workdir, progress=False, report=report)
+            inputs.write_json(plain_config(self.config), self.workdir / _TRAINED)
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Variables, LogitsFn, Any]:

@@ -152,6 +152,7 @@ class _Findings:
     def __init__(self, view: View, radius: str, models: Sequence[str]):
         self._messages: dict[tuple[str, str | None, str], tuple[str, list[int]]] = {}
         self._labels = view.plan.labels
+        self._num_cells = sum(len(view.attacks(model, radius)) for model in models)
         for model in models:
             for cell in view.attacks(model, radius):
                 for finding in cell["result"]["findings"]:
@@ -169,6 +170,8 @@ class _Findings:
         return tuple(n for n, p in places if p[0] == model and p[1] not in columns)
 
     def blocks(self) -> list[Block]:
+        if not self._num_cells:
+            return []
         if not self._messages:
             return [Text("The diagnostics that ran found nothing to distrust.")]
         notes = [

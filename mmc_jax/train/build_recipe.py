@@ -206,12 +206,14 @@ def _temperature(config: ml_collections.ConfigDict) -> float:
     Trained by cross-entropy, logits fit a softmax as they are. A loss by the distance
     to preset centers takes features to the centers themselves, from where the next ones
     are at squared distances of 2 C^2 and more: over C^2 / 5 that is a margin of 10, as
-    of a confident softmax model, instead of 200.
+    of a confident softmax model, instead of 200. Of hierarchical centers the next ones
+    are those of the same parent, and C is theirs.
     """
     given = config.recipe.get("temperature", 1.0)
     if given:
         return given
     name = config.loss.name
     if losses.head_of(name) in PRESET_HEADS and name != "mmlda":
-        return config.model.center_norm**2 / 5
+        norm = config.model.get("child_center_norm", config.model.center_norm)
+        return norm**2 / 5
     return 1.0

@@ -75,25 +75,7 @@ def open_workdir(
     with Checkpointer(path / "checkpoints") as saved:
         started = record.exists() and saved.all_steps()
     if started:
-        recorded = json.loads(record.read_text())
-        before = _ADDED | _flatten(recorded["config"])
-        now = _ADDED | _flatten(plain)
-        differing = [
-            f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and name not in _MAY_CHANGE
-        ]
-        if differing:
-            raise ValueError(
-                f"{path} holds a run with another config ({'; '.join(differing)});"
-                " use that config, or another work directory"
-            )
-        sizes = recorded["data"]["sizes"]
-        if sizes != splits.sizes:
-            raise ValueError(
-                f"{path} holds a run on other data ({sizes} images there,"
-                f" {splits.sizes} now); use those data, or another work directory"
-            )
+        _check_same_run(path, json.loads(record.read_text()), plain, splits)
     path.mkdir(parents=True, exist_ok=True)
     content = {
         "config": plain,
@@ -113,6 +95,33 @@ def open_workdir(
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(record)
     return path
+
+
+def _check_same_run(
+    path: pathlib.Path,
+    recorded: dict[str, Any],
+    config: dict[str, Any],
+    splits: data.DataSplits,
+) -> None:
+    """Refuse a recorded run of another config, or on other data."""
+    before = _ADDED | _flatten(recorded["config"])
+    now = _ADDED | _flatten(config)
+    differing = [
+        f"config.{name}: {before.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in _MAY_CHANGE
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds a run with another config ({'; '.join(differing)});"
+            " use that config, or another work directory"
+        )
+    sizes = recorded["data"]["sizes"]
+    if sizes != splits.sizes:
+        raise ValueError(
+            f"{path} holds a run on other data ({sizes} images there,"
+            f" {splits.sizes} now); use those data, or another work directory"
+        )
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
