@@ -426,7 +426,7 @@ COMMAND = [
     sys.executable,
     str(ROOT / "launch" / "train.py"),
     f"--config={ROOT}/configs/digits.py:loss=mmc,runlocal",
-    "--config.num_epochs=30",
+    "--config.num_epochs=8",
     "--config.checkpoint_every_epochs=1",
     "--config.parallel=jit",
     "--noprogress",
