@@ -14,7 +14,6 @@ scale use too; one whose settings have changed is taken anew.
 
 import os
 import pathlib
-import shlex
 import sys
 
 import jax
@@ -119,7 +118,6 @@ def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None
         experiments.do_work(
             work,
             splits,
-            command=shlex.join(["python", *sys.argv]),
             batch_size=_BATCH_SIZE.value,
             report=bar.report,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pathlib
+import re
 import textwrap
 import warnings
 
@@ -54,6 +55,25 @@ def test_every_file_keeps(rule):
         text for path in _PATHS for text in _violations(_read(path, _EXPORTED), rule)
     ]
     assert not found, "\n" + "\n".join(found)
+
+
+# A path after a blank, a quote or an equals sign: base64 has slashes, too.
+_LOCAL_PATH = re.compile(r"""[\s"'=(]/(?:home|mnt|opt|private|root|tmp|Users|work)/""")
+
+
+@pytest.mark.parametrize("suffix", ["html", "json", "md"])
+def test_no_result_names_a_local_path(suffix):
+    paths = sorted((_ROOT / "results").rglob(f"*.{suffix}"))
+    assert paths
+    found = {
+        path.relative_to(_ROOT): _LOCAL_PATH.search(path.read_text()) for path in paths
+    }
+    assert not [f"{path}: {match}" for path, match in found.items() if match]
+
+
+def test_a_local_path_is_seen():
+    assert _LOCAL_PATH.search('"command": "python x.py --out=/home/me/results"')
+    assert not _LOCAL_PATH.search("base64,AAAA/tmp/BBBB runs/work/x")
 
 
 def test_no_module_imports_itself_by_a_detour():

@@ -14,7 +14,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _NUM_KILLS = 4
-_TIMES = ("seconds", "first_batch_seconds", "time", "command")
+_TIMES = ("seconds", "first_batch_seconds", "time")
 
 
 def start(where: pathlib.Path, programs: pathlib.Path) -> subprocess.Popen:

@@ -107,7 +107,6 @@ def do_work(plan, tmp_path, parts=None, work=None):
     experiments.do_work(
         work,
         parts,
-        command="typed",
         batch_size=2,
         report=lambda *said: told.append(said),
     )
@@ -156,6 +155,23 @@ def _count_alone(counted):
         counted.append((wanted.group, wanted.cell))
 
     return measure
+
+
+def test_a_cell_says_how_to_make_it_anywhere(counted, tmp_path):
+    members = [("one",), ("one", "other"), ()]
+    cells = [(who, 2, "c", "counted", {"value": 3}) for who in members]
+    plan = make_plan(cells)
+    whole = (
+        "python launch/reproduce.py --experiment=trial --dataset=digits --scale=smoke"
+        " --seeds=2"
+    )
+    commands = [plan.command_of(wanted) for wanted in plan.wanted]
+    assert commands == [f"{whole} --models=one", whole, whole]
+    alone = make_plan(cells[:1])
+    do_work(alone, tmp_path)
+    path = alone.wanted[0].path(alone.folder(tmp_path / "out"))
+    assert store.load(path)["command"] == commands[0]
+    assert str(tmp_path) not in path.read_text()
 
 
 def test_what_another_process_has_measured_meanwhile_is_kept(counted, tmp_path):

@@ -2,7 +2,7 @@
 
     plan = Plan(**configs.experiments.expand("table1", "mnist", "smoke"))
     work = find_work(plan, out, runs, splits.sizes)
-    do_work(work, splits, command="...", batch_size=128, report=print)
+    do_work(work, splits, batch_size=128, report=print)
     write_pages(plan, out)
 
 Read `plan` first (models and cells as plain data), then `store` (a cell on the disk),

@@ -97,6 +97,13 @@ class Plan:
             f" --dataset={self.dataset} --scale={self.scale}"
         )
 
+    def command_of(self, wanted: Wanted) -> str:
+        """Return the command that makes one of its cells, wherever results lie."""
+        command = f"{self.command} --seeds={wanted.seed}"
+        # Models that are measured together cannot be chosen from.
+        is_alone = len(wanted.members) == 1
+        return f"{command} --models={wanted.members[0]}" if is_alone else command
+
     def config(self, model: str, seed: int) -> ml_collections.ConfigDict:
         """Return the config of a model at a seed."""
         config = copy.deepcopy(self.configs[model])

@@ -87,7 +87,6 @@ def do_work(
     work: Work,
     splits: data.DataSplits,
     *,
-    command: str,
     batch_size: int,
     report: Callable[[str, str, float], None],
 ) -> None:
@@ -98,7 +97,6 @@ def do_work(
     Args:
       work: what is missing.
       splits: the data.
-      command: what was typed, for the record.
       batch_size: images attacked at a time.
       report: told the run or the cell at work (see `names`), in words, and which
         fraction of it is done.
@@ -128,7 +126,7 @@ def do_work(
                     diverged[key] = f"{training_name(subject)}: {error}"
         if not diverged.keys() & {*keys}:
             chosen = {model: subjects[key] for key in keys for model in key[1:]}
-            _measure(work, wanted, chosen, splits, command, batch_size, report)
+            _measure(work, wanted, chosen, splits, batch_size, report)
     if diverged:
         raise NonFiniteLossError("; ".join(diverged.values()))
 
@@ -169,7 +167,6 @@ def _measure(
     wanted: Wanted,
     subjects: dict[str, Subject],
     splits: data.DataSplits,
-    command: str,
     batch_size: int,
     report: Callable[[str, str, float], None],
 ) -> None:
@@ -203,7 +200,7 @@ def _measure(
         }
         if kind.trains
         else {},
-        "command": command,
+        "command": work.plan.command_of(wanted),
         "seconds": time.perf_counter() - started,
     }
     store.write(content, path)
