@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = (
     "--headless=new",
@@ -36,6 +38,13 @@ def find() -> str | None:
     """Return the browser's path, or None where there is none."""
     names = (os.environ.get("CHROMIUM", ""), *_NAMES)
     return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+NEEDED = pytest.mark.skipif(
+    find() is None,
+    reason="needs a browser: sudo apt install chromium, or its path in CHROMIUM",
+)
+"""Marks tests, all of `make verify`, that look at a page in a browser."""
 
 
 class Page:

@@ -528,7 +528,7 @@ def test_the_section_of_the_toy_says_what_its_cells_say(small_toy):
 
 
 @pytest.mark.verify
-@pytest.mark.skipif(chromium.find() is None, reason="needs a browser")
+@chromium.NEEDED
 def test_a_page_of_all_fits_a_phone_and_complains_of_nothing(
     plane, cost, random_model, small_toy, tmp_path
 ):

@@ -17,10 +17,7 @@ _COMPLAINTS = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entry
 
 pytestmark = [
     pytest.mark.verify,
-    pytest.mark.skipif(
-        chromium.find() is None,
-        reason="needs a browser: sudo apt install chromium, or its path in CHROMIUM",
-    ),
+    chromium.NEEDED,
 ]
 
 
