@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from mmc_jax import diagnostics, evaluate
 from mmc_jax.attacks.costs import Passes
 from mmc_jax.report import figures, tables
+from tests.report_cases import evaluation_record
 
 NUM = 20
 
@@ -43,30 +44,13 @@ def _row(name, num_attacked, num_correct, running, **changes):
 
 
 def _record(rows, num_robust, **changes):
-    fields = dict(
-        mode="individual",
-        norm="linf",
-        epsilon=0.1,
-        bounds=(0.0, 1.0),
+    known = dict(
         num_classes=3,
-        batch_size=8,
-        num_devices=1,
-        example_ids=np.arange(NUM, dtype=np.uint32),
         clean_correct=np.arange(NUM) < 19,
-        clean_invalid=np.zeros(NUM, bool),
         robust=np.arange(NUM) < num_robust,
-        robust_8_bits=np.arange(NUM) < num_robust,
         rows=tuple(rows),
-        findings=(),
-        zero_gradient_fractions={},
-        images=None,
-        sha256={},
-        key={},
-        environment={},
-        seconds=1.0,
-        complete=True,
     )
-    return evaluate.EvaluationRecord(**fields | changes)
+    return evaluation_record(**{**known, **changes})
 
 
 def _cells(text, start, style="text"):

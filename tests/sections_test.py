@@ -14,6 +14,7 @@ from mmc_jax.diagnostics import AccuracyCurve, Battery, Finding
 from mmc_jax.diagnostics.classifiers import Randomness
 from mmc_jax.report import image_sections
 from mmc_jax.types import StochasticLogitsFn
+from tests.report_cases import evaluation_record
 
 
 def _blocks(section, kind):
@@ -179,30 +180,10 @@ _NUM = 12
 
 
 def _record(images, robust, **changes):
-    fields = dict(
-        mode="cascade",
-        norm="linf",
-        epsilon=0.1,
-        bounds=(0.0, 1.0),
-        num_classes=2,
-        batch_size=8,
-        num_devices=1,
-        example_ids=np.arange(_NUM, dtype=np.uint32),
-        clean_correct=np.arange(_NUM) > 0,
-        clean_invalid=np.zeros(_NUM, bool),
-        robust=robust,
-        robust_8_bits=robust,
-        rows=(),
-        findings=(),
-        zero_gradient_fractions={},
-        images=images,
-        sha256={},
-        key={},
-        environment={},
-        seconds=1.0,
-        complete=True,
+    known = dict(
+        mode="cascade", clean_correct=np.arange(_NUM) > 0, robust=robust, images=images
     )
-    return evaluate.EvaluationRecord(**fields | changes)
+    return evaluation_record(**{**known, **changes})
 
 
 def _logits_fn(images):
