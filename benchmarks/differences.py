@@ -9,13 +9,15 @@ the code has it, and both versions attack the same MNIST test images of the plai
 with the same seeds. A positive number means that the code's way leaves more: it is the
 weaker one.
 
-Every cell (a version, a model) is stored as it is done: started again, the script goes
-on with what is missing.
+Every cell (a version, a model) is stored as it is done, under a hash of the library's
+sources and of what is asked: started again, the script goes on with what is missing or
+has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -29,8 +31,10 @@ import _planting
 import _timing
 import numpy as np
 from _differences import DIFFERENCES, SETTINGS, Difference, planted
+from scipy import stats
 
 from mmc_jax.environment import describe_environment
+from mmc_jax.evaluate import inputs
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODELS = ("softmax_0", "mmc_0")
@@ -110,8 +114,8 @@ def _name(difference: Difference) -> str:
 
 
 def _run(copy, name, setting, model, cells, record) -> None:
-    key = f"{name}, {model}"
-    if key in cells:
+    key, digest = f"{name}, {model}", _hash(copy, setting)
+    if cells.get(key, {}).get("hash") == digest:
         return
     script = copy / "benchmarks" / pathlib.Path(__file__).name
     finished = subprocess.run(
@@ -122,7 +126,8 @@ def _run(copy, name, setting, model, cells, record) -> None:
         check=True,
         text=True,
     )
-    cells[key] = json.loads(finished.stdout)
+    left = json.loads(finished.stdout)
+    cells[key] = {"hash": digest, "left": left}
     content = {
         "command": "python benchmarks/differences.py",
         "environment": describe_environment(),
@@ -131,11 +136,16 @@ def _run(copy, name, setting, model, cells, record) -> None:
         "settings": {name: found._asdict() for name, found in SETTINGS.items()},
         "cells": cells,
     }
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(record)
-    shares = [100 * left.count("1") / len(left) for left in cells[key]]
+    inputs.write_json(content, record)
+    shares = [100 * bits.count("1") / len(bits) for bits in left]
     print(f"{key}: {np.mean(shares):.2f} % left", flush=True)
+
+
+def _hash(copy: pathlib.Path, setting: str) -> str:
+    """Hash what a cell depends on, the difference that is planted included."""
+    texts = [path.read_text() for path in sorted((copy / "mmc_jax").rglob("*.py"))]
+    content = json.dumps([texts, SETTINGS[setting], _SEEDS])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _render(cells: dict[str, Any]) -> str:
@@ -146,8 +156,13 @@ def _render(cells: dict[str, Any]) -> str:
             ours = cells.get(f"{difference.setting}: ours, {model}")
             theirs = cells.get(f"{_name(difference)}, {model}")
             if ours and theirs:
-                row = [difference.setting, difference.name, model, str(len(ours[0]))]
-                rows.append([*row, *_compare(ours, theirs)])
+                row = [
+                    difference.setting,
+                    difference.name,
+                    model,
+                    str(len(ours["left"][0])),
+                ]
+                rows.append([*row, *_compare(ours["left"], theirs["left"])])
     settings = [
         f"- {name}: {', '.join(f'{k} {v}' for k, v in found.attack.items())},"
         f" {found.norm} {found.epsilon}"
@@ -159,7 +174,7 @@ def _render(cells: dict[str, Any]) -> str:
         "Made by `benchmarks/differences.py`; the outcomes, image by image, are in",
         "`differences.json`. Accuracy in percent under the attack, mean over seeds"
         f" {', '.join(map(str, _SEEDS))};",
-        "the difference is paired, with twice its standard error over the seeds;",
+        "the difference is paired, with its 95 % interval over the seeds;",
         "`union` is that of what all seeds break, with McNemar's p. Positive: the",
         "code's way is weaker.",
         "",
@@ -174,7 +189,7 @@ def _compare(ours: list[str], theirs: list[str]) -> list[str]:
     mine, other = (np.array([[*map(int, s)] for s in side]) for side in (ours, theirs))
     shares = 100 * mine.mean(axis=1), 100 * other.mean(axis=1)
     gaps = shares[1] - shares[0]
-    error = 2 * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    error = stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
     unions = mine.all(axis=0), other.all(axis=0)
     p = _paired.mcnemar(*unions)
     union = 100 * (unions[1].mean() - unions[0].mean())
