@@ -25,8 +25,8 @@ class Setting(NamedTuple):
 SETTINGS = {
     "apgd, linf": Setting(_APGD, "linf", 0.1, 1000),
     "apgd, l1": Setting(_APGD, "l1", 10.0, 500),
-    "square, linf": Setting(_SQUARE, "linf", 0.1, 500),
-    "square, l2": Setting(_SQUARE, "l2", 2.0, 500),
+    "square, linf": Setting(_SQUARE, "linf", 0.1, 200),
+    "square, l2": Setting(_SQUARE, "l2", 2.0, 200),
 }
 
 
