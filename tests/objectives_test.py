@@ -115,6 +115,19 @@ def test_infinite_logits_of_other_classes_make_no_nan():
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("lead", [-90.0, -30.0, 0.0, 5.0, 18.0, 60.0, 80.0])
+def test_cross_entropy_knows_the_last_digits_of_a_sure_prediction(lead):
+    # Two other classes share the rest; in float32 a probability of 1 - 1e-8 is 1.
+    logits = jnp.array([[lead, 0.0, -1.0]])
+    value, gradient = jax.value_and_grad(
+        lambda logits: objectives.cross_entropy(logits, jnp.array([0])).sum()
+    )(logits)
+    rest = np.array([1.0, np.exp(-1)]) * np.exp(-lead)
+    np.testing.assert_allclose(value, -np.log1p(rest.sum()), rtol=3e-6)
+    p = rest / (1 + rest.sum())
+    np.testing.assert_allclose(gradient[0], [p.sum(), *-p], rtol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["dlr", "standardized_margin"])
 def test_ratios_are_invariant_to_scale(name):
     logits, labels, targets = _random()

@@ -36,8 +36,8 @@ from mmc_jax.attacks.iterates import (
 from mmc_jax.attacks.keys import fold_each
 from mmc_jax.attacks.passes import (
     Problem,
+    direction_pass,
     forward_pass,
-    gradient_pass,
     if_needed,
     num_classes,
     return_unjudgeable,
@@ -231,7 +231,7 @@ def _restart(setting: _Setting, keys: Array, kept: Kept) -> Kept:
 def _step(setting: _Setting, keys: Array, steps: _Steps) -> _Steps:
     plan = setting.plan
     step_keys = fold_each(keys, steps.step + 1)
-    judged, gradient = gradient_pass(setting.problem, steps.images, step_keys)
+    judged, gradient = direction_pass(setting.problem, steps.images, step_keys)
     moving = steps.settled == CORRECT
     freezes = moving & _ends(setting, judged.rank)
     settled = jnp.where(freezes, judged.rank, steps.settled)

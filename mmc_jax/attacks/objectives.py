@@ -25,8 +25,9 @@ from mmc_jax.types import Array, Objective
 def cross_entropy(logits: Array, labels: Array, targets: Array | None = None) -> Array:
     """Return -CE(h, y), or CE(h, t) when targeted.
 
-    CE(h, k) = log sum_j exp(h_j) - h_k. For distances to far-apart centers the softmax
-    underflows and the gradient is exactly zero in float32.
+    CE(h, k) = log sum_j exp(h_j) - h_k, computed as log(1 + sum_{j!=k} exp(h_j - h_k)):
+    in the gradient of the usual form, 1 - p_k becomes 0 as soon as p_k rounds to 1. For
+    distances to far-apart centers the sum itself underflows, and with it the gradient.
 
     Args:
       logits: `[batch, num_classes]`.
@@ -38,10 +39,9 @@ def cross_entropy(logits: Array, labels: Array, targets: Array | None = None) ->
 
     Reference: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples".
     """
-    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     if targets is None:
-        return _entry(log_probabilities, labels)
-    return -_entry(log_probabilities, targets)
+        return -_surprise(logits, labels)
+    return _surprise(logits, targets)
 
 
 def margin(logits: Array, labels: Array, targets: Array | None = None) -> Array:
@@ -221,6 +221,16 @@ def resolve_objective(objective: str | Objective) -> Objective:
             f"(logits, labels, targets) -> [batch]; got {objective!r}."
         )
     return objective
+
+
+def _surprise(logits: Array, classes: Array) -> Array:
+    """Return -log p of each example's class, under the softmax of the logits."""
+    ahead = logits - _entry(logits, classes)[:, None]
+    others = jnp.where(_is_class(logits, classes), -jnp.inf, ahead)
+    lead = jax.nn.logsumexp(others, axis=-1)
+    # A square, so that a gradient pass that starts from a large number multiplies it by
+    # exp(-|lead| / 2) twice: by exp(-|lead|) at once it would be nothing.
+    return jnp.maximum(lead, 0) + jnp.log1p(jnp.exp(-jnp.abs(lead) / 2) ** 2)
 
 
 def _is_class(logits: Array, classes: Array) -> Array:

@@ -25,6 +25,9 @@ from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
 
 _T = TypeVar("_T")
 
+_HEADROOM = 64
+"""Powers of two by which a gradient is lifted above the smallest normal number."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -62,9 +65,12 @@ def forward_pass(problem: Problem, images: Array, keys: Array) -> Judgement:
     Returns:
       The judgement of `images`.
     """
-    values, logits = _average(
-        problem, lambda sample: _objective(problem, images, sample)[1], keys
-    )
+
+    def sampled(sample: Array) -> tuple[Array, Array]:
+        logits = _logits(problem.logits_fn, images, sample)
+        return _evaluate(problem, logits), logits
+
+    values, logits = _average(problem, sampled, keys)
     return judge(logits, values, problem.labels, problem.targets)
 
 
@@ -87,20 +93,42 @@ def gradient_pass(
     """
 
     def sampled(sample: Array) -> tuple[tuple[Array, Array], Array]:
-        differentiate = jax.value_and_grad(
-            lambda images: _objective(problem, images, sample), has_aux=True
-        )
-        (_, found), gradient = canonical_convolutions(differentiate)(images)
-        return found, jnp.nan_to_num(gradient, nan=0.0)
+        found, gradient, exponent = _differentiate(problem, images, sample)
+        return found, jnp.nan_to_num(jnp.ldexp(gradient, exponent), nan=0.0)
 
     (values, logits), gradient = _average(problem, sampled, keys)
     return judge(logits, values, problem.labels, problem.targets), gradient
 
 
+def direction_pass(
+    problem: Problem, images: Array, keys: Array
+) -> tuple[Judgement, Array]:
+    """Run `gradient_pass` for attacks that follow the gradient whatever its length.
+
+    The length is another for each example. It is never so small that the gradient
+    vanishes on its way through the model, nor, for `cross_entropy` on logits that are
+    distances, before.
+
+    Args:
+      problem: what is being solved.
+      images: `[batch, height, width, channels]`.
+      keys: `[batch]`, of this pass alone; used by a randomised model only.
+
+    Returns:
+      The judgement of `images`, and the gradient times a positive number an example.
+      A mean over several samples has its true length.
+    """
+    if problem.num_samples > 1:
+        return gradient_pass(problem, images, keys)
+    (values, logits), gradient, _ = _differentiate(problem, images, fold_each(keys, 0))
+    judged = judge(logits, values, problem.labels, problem.targets)
+    return judged, jnp.nan_to_num(gradient, nan=0.0)
+
+
 def judging_pass(
     problem: Problem, images: Array, keys: Array, *, with_gradient: Array
 ) -> tuple[Judgement, Array]:
-    """Run `gradient_pass`, or `forward_pass` with zeros for a gradient.
+    """Run `direction_pass`, or `forward_pass` with zeros for a gradient.
 
     Args:
       problem: what is being solved.
@@ -119,7 +147,7 @@ def judging_pass(
 
     return jax.lax.cond(
         with_gradient,
-        lambda: gradient_pass(problem, images, wrapped()),
+        lambda: direction_pass(problem, images, wrapped()),
         lambda: (forward_pass(problem, images, wrapped()), jnp.zeros_like(images)),
     )
 
@@ -247,11 +275,8 @@ def _logits(
     return logits.astype(jnp.float32)
 
 
-def _objective(
-    problem: Problem, images: Array, keys: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    """Return the summed objective, and (objective `[batch]`, logits)."""
-    logits = _logits(problem.logits_fn, images, keys)
+def _evaluate(problem: Problem, logits: Array) -> Array:
+    """Return the objective of each example."""
     aims = problem.targets if problem.aims is None else problem.aims
     values = problem.objective(logits, problem.labels, aims)
     if values.shape != problem.labels.shape:
@@ -259,7 +284,36 @@ def _objective(
             f"objective must return [batch] = {problem.labels.shape}; got "
             f"{values.shape}."
         )
-    return jnp.sum(values), (values, logits)
+    return values
+
+
+def _differentiate(
+    problem: Problem, images: Array, keys: Array
+) -> tuple[tuple[Array, Array], Array, Array]:
+    """Differentiate the objective without underflow, in two parts.
+
+    The gradient of the logits starts from 2^64 rather than 1, and each example's goes
+    on through the model with its largest entry in [1/2, 1): denormal numbers, which XLA
+    takes for zero, come up in neither, nor infinite ones in float16.
+
+    Returns:
+      (objective `[batch]`, logits); the gradient over 2^exponent, like `images`; the
+      exponent, int32 `[batch, 1, 1, 1]`.
+    """
+
+    def run(images: Array) -> tuple[Array, Array, Array, Array]:
+        logits, pull_back = jax.vjp(
+            lambda images: _logits(problem.logits_fn, images, keys), images
+        )
+        values, towards_logits = jax.vjp(partial(_evaluate, problem), logits)
+        seed = jnp.full_like(values, 2.0**_HEADROOM)
+        (outer,) = towards_logits(seed)
+        _, exponent = jnp.frexp(jnp.max(jnp.abs(outer), axis=1, keepdims=True))
+        (gradient,) = pull_back(jnp.ldexp(outer, -exponent))
+        return values, logits, gradient, exponent - _HEADROOM
+
+    values, logits, gradient, exponent = canonical_convolutions(run)(images)
+    return (values, logits), gradient, exponent[:, :, None, None]
 
 
 def _average(problem: Problem, sampled: Callable[[Array], Any], keys: Array) -> Any:

@@ -9,17 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.attacks.objectives import resolve_objective
+from mmc_jax.attacks.passes import Problem, direction_pass
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def _has_zero_gradient(logits_fn, images, labels, targets, keys, objective):
-    def total(images):
-        stochastic = isinstance(logits_fn, StochasticLogitsFn)
-        logits = logits_fn(images, keys) if stochastic else logits_fn(images)
-        return objective(logits, labels, targets).sum()
-
-    gradients = jax.grad(total)(images)
+    problem = Problem(logits_fn, labels, targets, objective, num_eot_samples=1)
+    _, gradients = direction_pass(problem, images, keys)
     return jnp.all(gradients == 0, axis=tuple(range(1, images.ndim)))
 
 
@@ -36,7 +33,7 @@ def zero_gradient_fraction(
     """Return the share of images on which the objective's gradient is exactly zero.
 
     The share of i with d objective(logits_fn(x_i), y_i, t_i) / d x_i = 0 in every
-    pixel, in the precision in which attacks run. It is taken at the clean images,
+    pixel, as `pgd` and `apgd` compute it. It is taken at the clean images,
     misclassified ones included: a sign-gradient attack without a random start cannot
     move such an image at all.
 
