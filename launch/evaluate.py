@@ -20,6 +20,8 @@ Killed or interrupted, the same command goes on after the last batch that was do
 the journal beside the record. The adversarial images are kept with
 --save_images=adv.npz; the same model and data with --images=adv.npz judge them afresh,
 by code that shares nothing with the attacks, and say where they differ from the record.
+--battery=200 sweeps steps and radii on the first 200 images as well, beside noise and a
+black box: what it finds of gradient masking stands in the record and on the page.
 """
 
 import functools
@@ -32,9 +34,9 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from mmc_jax import data, evaluate, losses, report, train
+from mmc_jax import attacks, data, diagnostics, evaluate, losses, report, train
+from mmc_jax.command_line import fail, parse_flags, refuse_arguments
 from mmc_jax.evaluate import inputs
-from mmc_jax.models.heads import LINEAR_HEADS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run of launch/train.py to judge.")
 _CHECKPOINT = flags.DEFINE_enum(
@@ -71,6 +73,12 @@ _NUM_IMAGES = flags.DEFINE_integer(
     "How many images, from the first on; 0: all. Default: all, at most 1000.",
     lower_bound=0,
 )
+_BATTERY = flags.DEFINE_integer(
+    "battery",
+    0,
+    "On how many images, from the first on, to look for gradient masking as well.",
+    lower_bound=0,
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Images at a time.", lower_bound=1
 )
@@ -104,8 +112,7 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Whether to show a progress bar.
 
 def main(argv: list[str]) -> None:
     """Judge, and say in one line what went wrong where something did."""
-    if len(argv) > 1:
-        _fail(f"unexpected arguments: {' '.join(argv[1:])}")
+    refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
         if _IMAGES.value is not None:
@@ -113,25 +120,27 @@ def main(argv: list[str]) -> None:
         else:
             _judge()
     except (ValueError, OSError) as error:
-        _fail(error)
+        fail(error)
 
 
 def _judge() -> None:
-    _suite_name(head=None)  # refuse a wrong flag before anything is loaded
+    inputs.choose_suite(_suites(), _SUITE.value)  # wrong flags before any loading
     epsilon = inputs.parse_radius(_EPSILON.value, "--epsilon")
+    _check_battery(epsilon)
     logits_fn, images, labels, source, loaded = _subject()
     config = loaded and loaded[3]
-    suite = _suite_name(None if config is None else losses.head_of(config.loss.name))
-    attacks = _suites()[suite]
+    head = config and losses.head_of(config.loss.name)
+    suite = inputs.choose_suite(_suites(), _SUITE.value, head=head)
+    rows = _suites()[suite]
     origin = _origin(source, suite, config)
     chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
     images, labels = images[chosen], labels[chosen]
     examples = dict(logits_fn=logits_fn, images=images, labels=labels)
-    judged = examples | dict(attacks=attacks, norm=_NORM.value, epsilon=epsilon)
+    judged = examples | dict(attacks=rows, norm=_NORM.value, epsilon=epsilon)
     judged["batch_size"] = _BATCH_SIZE.value
     pictures = functools.partial(report.picture_sections, **examples, loaded=loaded)
     cost = evaluate.estimate_cost(**judged)
-    print(f"{len(images)} images of {source}; {len(attacks)} attacks: {cost}.")
+    print(f"{len(images)} images of {source}; {len(rows)} attacks: {cost}.")
     keep_images = _SAVE_IMAGES.value is not None or images.nbytes <= _MOST_BYTES
     journal = _journal()
     if journal is not None and _RESTART.value:
@@ -148,12 +157,31 @@ def _judge() -> None:
         )
     except KeyboardInterrupt as interruption:
         _stop(interruption, origin, pictures)
-    _write(record, origin, pictures)
+    _write(record, origin, pictures, _sweep(**examples, epsilon=epsilon))
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
         print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
     if journal is not None:
         journal.unlink()
+
+
+def _check_battery(epsilon: float) -> None:
+    if _BATTERY.value and (_NORM.value == "l1" or epsilon == 0):
+        raise ValueError(
+            f"--battery takes linf, l2 and epsilon > 0; got {_NORM.value}, {epsilon:g}"
+        )
+
+
+def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery | None:
+    """Look for gradient masking, if asked to."""
+    if not _BATTERY.value:
+        return None
+    images, labels = images[: _BATTERY.value], labels[: _BATTERY.value]
+    ball = dict(norm=_NORM.value, epsilon=epsilon)
+    ball["black_box"] = attacks.make_attack("square", num_queries=1000, **ball)
+    return diagnostics.gradient_masking_battery(
+        logits_fn, images, labels, jax.random.key(_SEED.value), **ball
+    )
 
 
 def _stop(interruption: KeyboardInterrupt, origin: dict, pictures) -> NoReturn:
@@ -209,17 +237,6 @@ def _suites() -> dict[str, dict[str, dict[str, Any]]]:
     return SUITES
 
 
-def _suite_name(head: str | None) -> str:
-    """Return the suite's name; AutoAttack is its own where logits are distances."""
-    suites = _suites()
-    if _SUITE.value not in suites:
-        accepted = ", ".join(suites)
-        raise ValueError(f"unknown --suite={_SUITE.value}; accepted: {accepted}")
-    own = f"{_SUITE.value}-mmc"
-    by_distance = head is not None and head not in LINEAR_HEADS
-    return own if by_distance and own in suites else _SUITE.value
-
-
 def _subject():
     """Return the classifier, its data and their source, and what was loaded if ours."""
     if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
@@ -261,27 +278,18 @@ def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:
     }
 
 
-def _write(record: evaluate.EvaluationRecord, origin: dict, pictures) -> None:
-    name, out, content = origin["model"], _out(), {**origin, **record.to_dict()}
-    inputs.write_json(content, out)
-    label = pathlib.Path(name).name if _WORKDIR.value else name
+def _write(
+    record: evaluate.EvaluationRecord,
+    origin: dict,
+    pictures,
+    battery: diagnostics.Battery | None = None,
+) -> None:
+    name, out = origin["model"], _out()
+    name = pathlib.Path(name).name if _WORKDIR.value else name
     page = out.with_suffix(".report.html") if _OUT.value else out.parent / "report.html"
-    shown = dict(title=f"{label} under attack", sections=pictures(record, name=label))
-    report.write_record_page(page, {label: content}, **shown)
-    print(f"\n{report.render({label: record})}\n\nThe record is in {out}, as {page}.")
-
-
-def _fail(error: Exception | str) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    app.define_help_flags()
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(f"{error}. --help lists all flags.")
+    shown = dict(sections=pictures(record, name=name), battery=battery)
+    record = report.write_evaluation(record, origin, out, page, name=name, **shown)
+    print(f"\n{report.render({name: record})}\n\nThe record is in {out}, as {page}.")
 
 
 if __name__ == "__main__":
@@ -289,4 +297,4 @@ if __name__ == "__main__":
     # function is looked for from where the user stands.
     sys.path[:0] = [str(pathlib.Path.cwd())]
     sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

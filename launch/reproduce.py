@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from mmc_jax import data, experiments
 from mmc_jax.checkpoint import CheckpointError
+from mmc_jax.command_line import fail, parse_flags, refuse_arguments
 from mmc_jax.train import NonFiniteLossError
 
 _LIST = flags.DEFINE_bool("list", False, "List the experiments, and end.")
@@ -50,15 +51,14 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Whether to show a progress bar.
 
 def main(argv: list[str]) -> None:
     """Reproduce, and say in one line what went wrong where something did."""
-    if len(argv) > 1:
-        _fail(f"unexpected arguments: {' '.join(argv[1:])}", 2)
+    refuse_arguments(argv)
     logging.set_verbosity(logging.ERROR)
     try:
         _list() if _LIST.value else _reproduce()
     except (NonFiniteLossError, CheckpointError) as error:
-        _fail(error, 1)
+        fail(error, status=1)
     except (ValueError, OSError) as error:
-        _fail(error, 2)
+        fail(error)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where it was.")
         sys.exit(130)
@@ -167,20 +167,7 @@ def _models() -> tuple[str, ...] | None:
     return None if _MODELS.value is None else tuple(_MODELS.value)
 
 
-def _fail(error: object, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    app.define_help_flags()
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(f"{error}. --help lists all flags.", 2)
-
-
 if __name__ == "__main__":
     # configs/ is imported as a package, from wherever this script is started.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

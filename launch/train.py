@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mmc_jax.checkpoint import CheckpointError
+from mmc_jax.command_line import fail, refuse_arguments
 from mmc_jax.train import NonFiniteLossError, train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,15 +34,14 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: list[str]) -> None:
     """Train, and say in one line what went wrong where something did."""
-    if len(argv) > 1:
-        sys.exit(_fail(f"unexpected arguments: {' '.join(argv[1:])}", 2))
+    refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
         train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
     except (NonFiniteLossError, CheckpointError) as error:
-        sys.exit(_fail(error, 1))
+        fail(error, status=1)
     except (ValueError, OSError) as error:
-        sys.exit(_fail(error, 2))
+        fail(error)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.")
         sys.exit(130)
@@ -51,18 +51,13 @@ def main(argv: list[str]) -> None:
     )
 
 
-def _fail(error: object, status: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags, or say in one line which one is wrong."""
     app.define_help_flags()
     try:
         return flags.FLAGS(argv)
     except (ImportError, SyntaxError) as error:
-        sys.exit(_fail(f"the config file cannot be read: {error}", 2))
+        fail(f"the config file cannot be read: {error}")
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         # ml_collections quotes its messages once or twice, and gives an error in a
         # config file as a traceback in words, whose last line is enough.
@@ -72,7 +67,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         lines = [line.strip() for line in message.splitlines()]
         causes = [line for line in lines if line.startswith("ValueError: ")]
         message = causes[-1].removeprefix("ValueError: ") if causes else " ".join(lines)
-        sys.exit(_fail(f"{message.rstrip('.')}; --help lists all flags", 2))
+        fail(f"{message.rstrip('.')}; --help lists all flags")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ FunctionDef = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = {
     "__version__": 0,
     "types": 0,
+    "command_line": 0,
     "lowering": 1,
     "spherical_codes": 1,
     "centers": 1.1,

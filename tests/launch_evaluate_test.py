@@ -105,6 +105,36 @@ def test_any_model_is_judged(judge, tmp_path, capsys):
     assert "the first clean images that an attack broke" in page
 
 
+def test_the_battery_sweeps_the_first_images(judge, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "linear_logits",
+        lambda images: jnp.round(images.sum(axis=(1, 3))),
+    )
+    judge(battery=5)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    battery = record["battery"]
+    assert battery["step_curve"]["total"] == 5
+    assert (battery["norm"], battery["epsilon"]) == ("linf", 0.5)
+    assert battery["black_box_accuracy"] is not None
+    # Rounding has no gradient: what the battery says of it stands in the record's list,
+    # in the table and on the page.
+    found = [finding["name"] for finding in battery["findings"]]
+    assert "zero_gradient" in found
+    assert all(finding in record["findings"] for finding in battery["findings"])
+    assert "zero_gradient" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "Is it the gradient that is missing?" in page
+
+
+@pytest.mark.parametrize("wrong", [dict(norm="l1"), dict(epsilon="0")])
+def test_the_battery_says_first_what_it_cannot_sweep(judge, capsys, wrong):
+    with pytest.raises(SystemExit):
+        judge(battery=5, **wrong)
+    assert "--battery takes linf, l2" in capsys.readouterr().err
+    assert not pathlib.Path("evaluation.json").exists()
+
+
 def test_pictures_cost_no_more_memory_than_allowed(judge, launch, monkeypatch):
     monkeypatch.setattr(launch, "_MOST_BYTES", 9 * 4 * 4 - 1)
     judge()

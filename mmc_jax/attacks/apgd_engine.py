@@ -24,6 +24,7 @@ from mmc_jax.attacks.apgd_walk import (
     walk,
 )
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.attacks.iterates import INVALID, Kept, judge, keep_nothing
 from mmc_jax.attacks.keys import fold_each
@@ -31,7 +32,6 @@ from mmc_jax.attacks.passes import (
     Problem,
     logits_pass,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.types import Array
 

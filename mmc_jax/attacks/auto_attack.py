@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from mmc_jax.attacks import checks
 from mmc_jax.attacks.apgd import apgd, apgd_targeted, multi_targeted
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.attacks.fab import fab, fab_targeted
 from mmc_jax.attacks.iterates import CORRECT, INVALID, keep_better, keep_nothing
@@ -35,7 +36,6 @@ from mmc_jax.attacks.passes import (
     Problem,
     forward_pass,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.attacks.square import square
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import checks
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.consts import (
     LARGEST_CONST,
     SMALLEST_CONST,
@@ -42,7 +43,6 @@ from mmc_jax.attacks.passes import (
     Problem,
     gradient_pass,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.attacks.projections import per_pixel
 from mmc_jax.attacks.survivors import loop_over_survivors

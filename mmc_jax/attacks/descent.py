@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import checks, projections
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.conditional import if_needed, return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.attacks.iterates import (
     CORRECT,
@@ -38,9 +39,7 @@ from mmc_jax.attacks.passes import (
     Problem,
     direction_pass,
     forward_pass,
-    if_needed,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.attacks.relative import RelativeObjective, fix_objective
 from mmc_jax.types import Array, Objective, StochasticLogitsFn

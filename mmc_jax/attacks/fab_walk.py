@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from mmc_jax.attacks import boundaries, hyperplanes
+from mmc_jax.attacks.conditional import if_needed
 from mmc_jax.attacks.fab_setting import (
     GRADIENT,
     START,
@@ -39,7 +40,7 @@ from mmc_jax.attacks.fab_setting import (
     fold,
     goes_on,
 )
-from mmc_jax.attacks.passes import if_needed, logits_pass
+from mmc_jax.attacks.passes import logits_pass
 from mmc_jax.attacks.projections import per_pixel
 from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array, StochasticLogitsFn

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.attacks.checks import describe
-from mmc_jax.attacks.iterates import INVALID, ON_TARGET, WRONG, Judgement, judge
+from mmc_jax.attacks.iterates import ON_TARGET, WRONG, Judgement, judge
 from mmc_jax.attacks.keys import fold_each
 from mmc_jax.lowering import canonical_convolutions
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
@@ -139,7 +139,7 @@ def judging_pass(
     Returns:
       The judgement of `images`, and a gradient like `images`.
     """
-    # As in `if_needed`, the keys cross as plain numbers.
+    # As in `conditional`, the keys cross as plain numbers.
     impl, data = jax.random.key_impl(keys), jax.random.key_data(keys)
 
     def wrapped() -> Array:
@@ -209,45 +209,6 @@ def jacobian_pass(
 def num_classes(problem: Problem, images: Array, keys: Array) -> int:
     """Return the width of the logits, without running the model."""
     return jax.eval_shape(_logits, problem.logits_fn, images, keys).shape[1]
-
-
-def return_unjudgeable(
-    problem: Problem, images: Array, adv_images: Array, invalid: Array, keys: Array
-) -> Array:
-    """Return the clean image where the model cannot judge even that.
-
-    Where `invalid` (the logits of `adv_images` have a NaN) and the clean logits are
-    finite, the offending image stays, for the evaluation to see. The model runs only if
-    something is invalid.
-    """
-
-    def check_clean(keys: Array) -> Array:
-        hopeless = invalid & (forward_pass(problem, images, keys).rank == INVALID)
-        return jnp.where(hopeless[:, None, None, None], images, adv_images)
-
-    return if_needed(jnp.any(invalid), check_clean, keys, adv_images)
-
-
-def if_needed(needed: Array, run: Callable[[Array], _T], keys: Array, known: _T) -> _T:
-    """Return `run(keys)` if `needed`, else `known`, without running anything.
-
-    Args:
-      needed: scalar bool.
-      run: from `[batch]` keys to a pytree like `known`.
-      keys: `[batch]`, of this run alone.
-      known: the answer otherwise.
-
-    Returns:
-      One of the two.
-    """
-    # Under vmap a cond becomes a select over all it closes over, and selecting between
-    # a key and itself counts as reusing it: the keys cross as plain numbers.
-    impl, data = jax.random.key_impl(keys), jax.random.key_data(keys)
-    return jax.lax.cond(
-        needed,
-        lambda: run(jax.random.wrap_key_data(data, impl=impl)),
-        lambda: known,
-    )
 
 
 # Inlined, so that its one effect is that all passes of all attacks share one trace.

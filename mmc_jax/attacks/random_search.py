@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from mmc_jax.attacks import projections, windows
+from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome
 from mmc_jax.attacks.iterates import (
     CORRECT,
@@ -29,7 +30,6 @@ from mmc_jax.attacks.passes import (
     Problem,
     forward_pass,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array, Objective

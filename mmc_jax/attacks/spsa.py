@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import checks, projections
 from mmc_jax.attacks.checks import Number
+from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome, enter
 from mmc_jax.attacks.estimates import estimate_gradient
 from mmc_jax.attacks.iterates import INVALID, Kept, keep_better, keep_nothing
@@ -34,7 +35,6 @@ from mmc_jax.attacks.passes import (
     Problem,
     forward_pass,
     num_classes,
-    return_unjudgeable,
 )
 from mmc_jax.attacks.survivors import loop_over_survivors
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn

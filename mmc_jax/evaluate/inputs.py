@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from mmc_jax import data
+from mmc_jax.models.heads import LINEAR_HEADS
 from mmc_jax.types import LogitsFn
 
 
@@ -111,6 +113,29 @@ def first_images(num_images: int, num_wanted: int | None, most: int) -> slice:
             f"--num_images={num_wanted}, but there are {num_images}; 0 takes all"
         )
     return slice(num_wanted or None)
+
+
+def choose_suite(
+    suites: Mapping[str, Any], name: str, *, head: str | None = None
+) -> str:
+    """Choose a suite of attacks by name; AutoAttack's is another on distances.
+
+    Args:
+      suites: by name; where `NAME-mmc` is there, it is NAME's for distances.
+      name: what was asked for.
+      head: of the model; None where it is not known.
+
+    Returns:
+      The suite's name.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name not in suites:
+        raise ValueError(f"unknown --suite={name}; accepted: {', '.join(suites)}")
+    own = f"{name}-mmc"
+    by_distance = head is not None and head not in LINEAR_HEADS
+    return own if by_distance and own in suites else name
 
 
 def load_split(

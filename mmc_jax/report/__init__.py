@@ -1,10 +1,10 @@
 """Reports: tables as text, figures, and pages that hold both.
 
 `tables` and `transfer` make text; runs, curves, images, features and transfer become
-figures; `page` puts cells, pictures and findings into one HTML file, and `record_page`
-makes that of an experiment from its records; `image_sections`, `curves` and
-`transfer` make sections of what else is recorded. `markdown` writes a page as
-Markdown.
+figures; `page` puts cells, pictures and findings into one HTML file. `record_page`
+makes that of an experiment from its records, `evaluation` that of one evaluation, with
+its record. `image_sections`, `curves` and `transfer` make sections of what else there
+is, and `markdown` writes a page as Markdown.
 """
 
 from mmc_jax.report.cells import (
@@ -17,6 +17,7 @@ from mmc_jax.report.cells import (
 )
 from mmc_jax.report.comparison import Note
 from mmc_jax.report.curves import battery_section, minimum_norm_section
+from mmc_jax.report.evaluation import write_evaluation
 from mmc_jax.report.figures import (
     accuracy_vs_epsilon,
     feature_map,
@@ -76,6 +77,7 @@ __all__ = [
     "transfer_heat_map",
     "transfer_section",
     "triples_section",
+    "write_evaluation",
     "write_markdown",
     "write_page",
     "write_record_page",
