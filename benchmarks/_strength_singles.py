@@ -144,7 +144,7 @@ def distances(table: Table) -> str:
         "",
         "On images that are right without an attack. Failures count as infinite in the",
         "median; the mean is over successes. `elastic` is ||d||_2^2 + 0.01 ||d||_1.",
-        f"Median at most {_MEDIAN_BAR} times the peer's, with at least its success rate;",
+        f"Median at most {_MEDIAN_BAR} times the peer's, with at least its success;",
         "in linf, what is found in a radius is judged instead, above.",
         "",
         markdown(header, rows),
