@@ -265,4 +265,12 @@ IN_TRAINING = (
         "                order_key, epoch - start // run.steps_per_epoch, size)",
         ("train::test_interrupted_run_ends_with_the_same_bits",),
     ),
+    Control(
+        "a longer run passes for a shorter one",
+        "ours",
+        _TRAIN + "workdir.py",
+        "    if step > wanted:\n",
+        "    if step < 0:\n",
+        ("train::test_work_directory_refuses_to_pass_a_longer_run_for_a_shorter",),
+    ),
 )

@@ -358,6 +358,14 @@ def test_work_directory_refuses_other_data(tmp_path):
         open_workdir(tmp_path, config, part)
 
 
+def test_work_directory_refuses_to_pass_a_longer_run_for_a_shorter(finished_run):
+    workdir, _ = finished_run
+    before = (workdir / "run.json").read_text()
+    with pytest.raises(ValueError, match=r"a run of 20 steps, and num_epochs=3 is 15"):
+        train(tiny_config(num_epochs=3), workdir, progress=False)
+    assert (workdir / "run.json").read_text() == before
+
+
 def test_work_directory_of_an_earlier_config_is_the_same_run(tmp_path):
     # Before there were recipes, records had none of their fields.
     config = digits.get_config("loss=softmax,adv=pgd")

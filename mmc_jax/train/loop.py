@@ -30,7 +30,7 @@ from mmc_jax.train.step import (
     train_step,
 )
 from mmc_jax.train.validate import make_validate
-from mmc_jax.train.workdir import open_workdir
+from mmc_jax.train.workdir import count_steps, open_workdir
 
 
 class NonFiniteLossError(RuntimeError):
@@ -145,7 +145,7 @@ def prepare(config: ml_collections.ConfigDict, splits: data.DataSplits) -> Run:
       The run.
     """
     train_data = splits.train
-    steps_per_epoch = len(train_data) // config.batch_size
+    steps_per_epoch = count_steps(config, splits)
     model = build.create_model(
         config,
         splits.num_classes,

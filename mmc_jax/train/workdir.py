@@ -49,6 +49,16 @@ _ADDED = {
 }
 
 
+def count_steps(config: ml_collections.ConfigDict, splits: data.DataSplits) -> int:
+    """Return how many steps an epoch has: of whole batches alone.
+
+    Args:
+      config: the resolved config.
+      splits: its data.
+    """
+    return len(splits.train) // config.batch_size
+
+
 def open_workdir(
     workdir: str | pathlib.Path,
     config: ml_collections.ConfigDict,
@@ -68,14 +78,15 @@ def open_workdir(
 
     Raises:
       ValueError: if another config was used there, it names the fields that differ;
-        or if the data were other ones.
+        if the data were other ones; or if that run is longer than this one.
     """
     path = pathlib.Path(workdir)
     record, plain = path / "run.json", json.loads(config.to_json())
     with Checkpointer(path / "checkpoints") as saved:
-        started = record.exists() and saved.all_steps()
-    if started:
+        steps = saved.all_steps() if record.exists() else []
+    if steps:
         _check_same_run(path, json.loads(record.read_text()), plain, splits)
+        _check_length(path, max(steps), config, splits)
     path.mkdir(parents=True, exist_ok=True)
     content = {
         "config": plain,
@@ -121,6 +132,21 @@ def _check_same_run(
         raise ValueError(
             f"{path} holds a run on other data ({sizes} images there,"
             f" {splits.sizes} now); use those data, or another work directory"
+        )
+
+
+def _check_length(
+    path: pathlib.Path,
+    step: int,
+    config: ml_collections.ConfigDict,
+    splits: data.DataSplits,
+) -> None:
+    """Refuse to give a longer run's model for that of a shorter one."""
+    wanted = config.num_epochs * count_steps(config, splits)
+    if step > wanted:
+        raise ValueError(
+            f"{path} holds a run of {step} steps, and num_epochs={config.num_epochs} is"
+            f" {wanted}; ask for more epochs, or use another work directory"
         )
 
 
