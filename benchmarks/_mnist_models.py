@@ -8,10 +8,11 @@ import pathlib
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax import traverse_util
 
-from mmc_jax import data, models
+from mmc_jax import data, models, train
 from mmc_jax.types import LogitsFn
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,10 +52,21 @@ def radius(model: str) -> float:
     return 0.3 if is_adversarial(model) else 0.1
 
 
+def keep(workdir: pathlib.Path, path: pathlib.Path) -> None:
+    """Keep a run's best model: its variables, flattened to `collection/.../name`.
+
+    Later measurements attack these very weights; training is only reproducible bit for
+    bit on one kind of machine.
+    """
+    if not path.exists():
+        variables = jax.device_get(train.load(workdir)[1])
+        np.savez_compressed(path, **traverse_util.flatten_dict(variables, sep="/"))
+
+
 @functools.cache
-def load(model: str) -> Victim:
+def load(model: str, folder: pathlib.Path = FOLDER) -> Victim:
     """Return a model by the name of its file."""
-    with np.load(FOLDER / f"{model}.npz") as arrays:
+    with np.load(folder / f"{model}.npz") as arrays:
         variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
     head = "mahalanobis" if "centers" in variables else "softmax"
     classifier = models.create("cnn", num_classes=10, head=head)

@@ -1,10 +1,13 @@
 """Does MMC gather samples? Densities of MNIST features against the paper's theorems.
 
-    TFDS_DATA_DIR=... python benchmarks/density.py --out=results/density
+    TFDS_DATA_DIR=... python benchmarks/density.py
 
-For every model in results/mnist/ that was trained with softmax, MMLDA or MMC: where the
+For the models in results/mnist/ (softmax and MMC), and for one of MMLDA: where the
 features of the 10,000 test images lie around their class's mean, in all dimensions and
 in those that the logits read. For MMC also Theorem 2. Under two minutes on one core.
+
+The MMLDA model comes from a run of `loss=mmlda` (`launch/reproduce.py`, experiment
+table1); --mmlda=WORKDIR keeps its weights beside the page.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from scipy import stats
 from mmc_jax import contours, density, sample_density
 from mmc_jax.environment import describe_environment
 
-_LOSSES = ("softmax", "mmlda", "mmc")
+_MMLDA = "mmlda_0"
 _NUM_CLASSES = 10
 _NUM_SHELLS = 12
 _OUT = pathlib.Path(__file__).resolve().parents[1] / "results" / "density"
@@ -33,7 +36,15 @@ def main() -> None:
     """Measure every model; write the record, the figure and the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=_OUT)
+    parser.add_argument(
+        "--mmlda", type=pathlib.Path, help="a run whose weights to keep"
+    )
     args = parser.parse_args()
+    if args.mmlda is not None:
+        _mnist_models.keep(args.mmlda, args.out / f"{_MMLDA}.npz")
+    folders = dict.fromkeys(_mnist_models.names(), _mnist_models.FOLDER)
+    if (args.out / f"{_MMLDA}.npz").exists():
+        folders[_MMLDA] = args.out
     images, labels = _mnist_models.test_set()
     record: dict[str, Any] = {
         "command": "python benchmarks/density.py",
@@ -42,12 +53,11 @@ def main() -> None:
         "seed": 0,
         "models": {},
     }
-    for name in _mnist_models.names():
-        if name.split("_")[0] in _LOSSES:
-            victim = _mnist_models.load(name)
-            features = _features(victim, images)
-            record["models"][name] = _measure(victim.variables, features, labels)
-            print(f"measured {name}")
+    for name, folder in folders.items():
+        victim = _mnist_models.load(name, folder)
+        features = _features(victim, images)
+        record["models"][name] = _measure(name, victim.variables, features, labels)
+        print(f"measured {name}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "density.json").write_text(_as_json(record) + "\n")
     _density_page.draw(record, args.out / "density.png")
@@ -65,7 +75,9 @@ def _features(victim: _mnist_models.Victim, images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(apply(batch), np.float64) for batch in batches])
 
 
-def _measure(variables: Any, features: np.ndarray, labels: np.ndarray) -> dict:
+def _measure(
+    name: str, variables: Any, features: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
     centers = variables.get("centers", {}).get("centers")
     if centers is None:
         linear = variables["params"]["linear"]
@@ -83,7 +95,7 @@ def _measure(variables: Any, features: np.ndarray, labels: np.ndarray) -> dict:
         },
         "pairs": _pairs(features, labels, head),
     }
-    if centers is not None:
+    if name.startswith("mmc"):
         own = features - centers[labels]
         result["theorem_2"] = {"all": _theorem_2(own, labels)}
         result["theorem_2"]["logits"] = _theorem_2(own @ basis, labels)

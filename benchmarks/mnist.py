@@ -13,9 +13,9 @@ import json
 import pathlib
 import sys
 
+import _mnist_models
 import jax
 import numpy as np
-from flax import traverse_util
 
 from mmc_jax import data, metrics
 from mmc_jax.evaluate import robust_accuracy
@@ -71,7 +71,7 @@ def main() -> None:
         config = _config(arguments, seed)
         train(config, args.runs / name)
         if seed == 0:
-            _keep_weights(args.runs / name, args.out / f"{name}.npz")
+            _mnist_models.keep(args.runs / name, args.out / f"{name}.npz")
         cells = {0.3: _PGD_100} if name in _ADVERSARIAL else {}
         cells |= {} if cells else dict.fromkeys((0.1, 0.2, 0.3), _PGD_40)
         for epsilon, rows in cells.items():
@@ -83,17 +83,6 @@ def main() -> None:
                 partial.replace(path)
     cells = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
     (args.out / "README.md").write_text(_page(cells))
-
-
-def _keep_weights(workdir: pathlib.Path, path: pathlib.Path) -> None:
-    """Keep one model of each kind: its variables, flattened to `collection/.../name`.
-
-    Later measurements attack these very weights; training is only reproducible bit for
-    bit on one kind of machine.
-    """
-    if not path.exists():
-        variables = jax.device_get(load(workdir)[1])
-        np.savez_compressed(path, **traverse_util.flatten_dict(variables, sep="/"))
 
 
 def _page(cells: list[dict]) -> str:
