@@ -40,11 +40,13 @@ def main() -> None:
         "--mmlda", type=pathlib.Path, help="a run whose weights to keep"
     )
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.mmlda is not None:
         _mnist_models.keep(args.mmlda, args.out / f"{_MMLDA}.npz")
+    if not (args.out / f"{_MMLDA}.npz").exists():
+        parser.error(f"{_MMLDA}.npz is not in {args.out}: give --mmlda=WORKDIR")
     folders = dict.fromkeys(_mnist_models.names(), _mnist_models.FOLDER)
-    if (args.out / f"{_MMLDA}.npz").exists():
-        folders[_MMLDA] = args.out
+    folders[_MMLDA] = args.out
     images, labels = _mnist_models.test_set()
     record: dict[str, Any] = {
         "command": "python benchmarks/density.py",
@@ -58,7 +60,6 @@ def main() -> None:
         features = _features(victim, images)
         record["models"][name] = _measure(name, victim.variables, features, labels)
         print(f"measured {name}")
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "density.json").write_text(_as_json(record) + "\n")
     _density_page.draw(record, args.out / "density.png")
     (args.out / "README.md").write_text(_density_page.page(record))

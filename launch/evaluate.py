@@ -76,7 +76,8 @@ _NUM_IMAGES = flags.DEFINE_integer(
 _BATTERY = flags.DEFINE_integer(
     "battery",
     0,
-    "On how many images, from the first on, to look for gradient masking as well.",
+    "On how many images, from the first on, to look for gradient masking as well, by"
+    " up to 278 gradients and 1,000 queries each.",
     lower_bound=0,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
@@ -121,18 +122,21 @@ def main(argv: list[str]) -> None:
             _judge()
     except (ValueError, OSError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where it was.")
+        sys.exit(130)
 
 
 def _judge() -> None:
     inputs.choose_suite(_suites(), _SUITE.value)  # wrong flags before any loading
     epsilon = inputs.parse_radius(_EPSILON.value, "--epsilon")
-    _check_battery(epsilon)
     logits_fn, images, labels, source, loaded = _subject()
-    config = loaded and loaded[3]
-    head = config and losses.head_of(config.loss.name)
+    if _BATTERY.value:
+        diagnostics.check_ball(images.shape[1:], _NORM.value, epsilon)
+    head = loaded and losses.head_of(loaded[3].loss.name)
     suite = inputs.choose_suite(_suites(), _SUITE.value, head=head)
     rows = _suites()[suite]
-    origin = _origin(source, suite, config)
+    origin = _origin(source, suite, loaded and loaded[3])
     chosen = inputs.first_images(len(images), _NUM_IMAGES.value, _DEFAULT_NUM_IMAGES)
     images, labels = images[chosen], labels[chosen]
     examples = dict(logits_fn=logits_fn, images=images, labels=labels)
@@ -141,7 +145,6 @@ def _judge() -> None:
     pictures = functools.partial(report.picture_sections, **examples, loaded=loaded)
     cost = evaluate.estimate_cost(**judged)
     print(f"{len(images)} images of {source}; {len(rows)} attacks: {cost}.")
-    keep_images = _SAVE_IMAGES.value is not None or images.nbytes <= _MOST_BYTES
     journal = _journal()
     if journal is not None and _RESTART.value:
         journal.unlink(missing_ok=True)
@@ -153,32 +156,27 @@ def _judge() -> None:
             num_devices=_NUM_DEVICES.value or jax.local_device_count(),
             journal=journal,
             progress=_PROGRESS.value,
-            keep_images=keep_images,
+            keep_images=bool(_SAVE_IMAGES.value) or images.nbytes <= _MOST_BYTES,
         )
     except KeyboardInterrupt as interruption:
         _stop(interruption, origin, pictures)
-    _write(record, origin, pictures, _sweep(**examples, epsilon=epsilon))
+    _write(record, origin, pictures)
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
         print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
+    if _BATTERY.value:
+        _write(record, origin, pictures, _sweep(**examples, epsilon=epsilon))
     if journal is not None:
         journal.unlink()
 
 
-def _check_battery(epsilon: float) -> None:
-    if _BATTERY.value and (_NORM.value == "l1" or epsilon == 0):
-        raise ValueError(
-            f"--battery takes linf, l2 and epsilon > 0; got {_NORM.value}, {epsilon:g}"
-        )
-
-
-def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery | None:
-    """Look for gradient masking, if asked to."""
-    if not _BATTERY.value:
-        return None
+def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery:
+    """Look for gradient masking on the first images, a black box beside the sweeps."""
     images, labels = images[: _BATTERY.value], labels[: _BATTERY.value]
+    print(f"\nThe battery sweeps steps and radii on {len(images)} images.")
     ball = dict(norm=_NORM.value, epsilon=epsilon)
     ball["black_box"] = attacks.make_attack("square", num_queries=1000, **ball)
+    ball["batch_size"] = _BATCH_SIZE.value
     return diagnostics.gradient_masking_battery(
         logits_fn, images, labels, jax.random.key(_SEED.value), **ball
     )

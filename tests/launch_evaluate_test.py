@@ -17,7 +17,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from configs.suites import SUITES
-from mmc_jax import attacks, data, train
+from mmc_jax import attacks, data, diagnostics, train
 from mmc_jax.attacks import costs
 from mmc_jax.evaluate import inputs, rows
 from mmc_jax.types import ModelOutput
@@ -127,12 +127,33 @@ def test_the_battery_sweeps_the_first_images(judge, tmp_path, capsys, monkeypatc
     assert "Is it the gradient that is missing?" in page
 
 
-@pytest.mark.parametrize("wrong", [dict(norm="l1"), dict(epsilon="0")])
-def test_the_battery_says_first_what_it_cannot_sweep(judge, capsys, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(norm="l1"), "norm must be one of linf, l2, got 'l1'"),
+        (dict(epsilon="0"), "above 0 and below 1, where the ball holds the box, got 0"),
+        (dict(epsilon="2", norm="l2"), "below 2, where the ball holds the box"),
+    ],
+)
+def test_the_battery_says_first_what_it_cannot_sweep(judge, capsys, wrong, message):
     with pytest.raises(SystemExit):
         judge(battery=5, **wrong)
-    assert "--battery takes linf, l2" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not pathlib.Path("evaluation.json").exists()
+
+
+def test_an_interrupted_battery_leaves_the_evaluation(judge, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diagnostics, "gradient_masking_battery", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        judge(battery=5)
+    assert stopped.value.code == 130
+    assert "Interrupted. The same command goes on" in capsys.readouterr().out
+    record = json.loads(pathlib.Path("evaluation.json").read_text())
+    assert record["complete"] and "battery" not in record
+    assert pathlib.Path("evaluation.journal").exists()
 
 
 def test_pictures_cost_no_more_memory_than_allowed(judge, launch, monkeypatch):

@@ -128,6 +128,13 @@ def test_cross_entropy_knows_the_last_digits_of_a_sure_prediction(lead):
     np.testing.assert_allclose(gradient[0], [p.sum(), *-p], rtol=2e-5)
 
 
+def test_cross_entropy_of_a_tie_of_two_has_a_gradient():
+    gradient = jax.grad(
+        lambda logits: objectives.cross_entropy(logits, jnp.array([0])).sum()
+    )(jnp.zeros((1, 2)))
+    np.testing.assert_allclose(gradient, [[0.5, -0.5]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["dlr", "standardized_margin"])
 def test_ratios_are_invariant_to_scale(name):
     logits, labels, targets = _random()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from mmc_jax.attacks.iterates import ON_TARGET, WRONG, Judgement, judge
 from mmc_jax.attacks.keys import fold_each
 from mmc_jax.lowering import canonical_convolutions
 from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
-
-_T = TypeVar("_T")
 
 _HEADROOM = 64
 """Powers of two by which a gradient is lifted above the smallest normal number."""
@@ -106,8 +104,8 @@ def direction_pass(
     """Run `gradient_pass` for attacks that follow the gradient whatever its length.
 
     The length is another for each example. It is never so small that the gradient
-    vanishes on its way through the model, nor, for `cross_entropy` on logits that are
-    distances, before.
+    vanishes on its way through the model; that of `cross_entropy` does before, where
+    the class leads by more than 130.
 
     Args:
       problem: what is being solved.
@@ -245,7 +243,7 @@ def _evaluate(problem: Problem, logits: Array) -> Array:
             f"objective must return [batch] = {problem.labels.shape}; got "
             f"{values.shape}."
         )
-    return values
+    return values.astype(jnp.float32)
 
 
 def _differentiate(
@@ -254,8 +252,9 @@ def _differentiate(
     """Differentiate the objective without underflow, in two parts.
 
     The gradient of the logits starts from 2^64 rather than 1, and each example's goes
-    on through the model with its largest entry in [1/2, 1): denormal numbers, which XLA
-    takes for zero, come up in neither, nor infinite ones in float16.
+    on through the model with its largest entry in [1/2, 1). So neither part comes near
+    denormal numbers, which XLA takes for zero, before the logits' gradient is below
+    2^-190, and a model in float16 sees no infinite ones.
 
     Returns:
       (objective `[batch]`, logits); the gradient over 2^exponent, like `images`; the

@@ -31,6 +31,7 @@ was measured, `battery` does both, on a `bench`.
 """
 
 from mmc_jax.diagnostics.battery import Battery, gradient_masking_battery
+from mmc_jax.diagnostics.bench import check_ball
 from mmc_jax.diagnostics.classifiers import (
     NUM_FOR_RANDOMNESS,
     Randomness,
@@ -78,6 +79,7 @@ __all__ = [
     "find_too_few_classes",
     "find_unsettled_steps",
     "find_violations",
+    "check_ball",
     "find_zero_gradients",
     "gradient_masking_battery",
     "measure_randomness",

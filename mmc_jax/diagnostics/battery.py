@@ -12,7 +12,6 @@ found into an evaluation's table, where it marks the worst case.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from mmc_jax.attacks.checks import make_logits_pytree
 from mmc_jax.attacks.objectives import OBJECTIVES
-from mmc_jax.diagnostics.bench import Bench, Left, sweep
+from mmc_jax.diagnostics.bench import Bench, Left, check_ball, sweep
 from mmc_jax.diagnostics.classifiers import (
     NUM_FOR_RANDOMNESS,
     Randomness,
@@ -148,7 +147,7 @@ def gradient_masking_battery(
     images, labels = np.asarray(images), np.asarray(labels)
     _check(images, labels, epsilon, objective, step_counts)
     if epsilons is None:
-        largest = _largest_epsilon(images.shape[1:], norm, bounds)
+        largest = check_ball(images.shape[1:], norm, epsilon, bounds=bounds)
         epsilons = np.geomspace(epsilon, largest, _NUM_EPSILONS + 1)[1:].tolist()
     _check_ascending("epsilons", (0.0, epsilon, *epsilons))
     bench = Bench(
@@ -223,16 +222,6 @@ def _check(images, labels, epsilon, objective, step_counts):
 def _check_ascending(name, values):
     if len(values) < 2 or [*values] != sorted(set(values)):
         raise ValueError(f"{name} must be positive and ascend, got {[*values[1:]]}")
-
-
-def _largest_epsilon(
-    shape: tuple[int, ...], norm: str, bounds: tuple[float, float]
-) -> float:
-    """Return the radius of a ball that holds the box, from wherever in it."""
-    corner = {"linf": 1.0, "l2": math.sqrt(math.prod(shape))}
-    if norm not in corner:
-        raise ValueError(f"norm must be one of {', '.join(corner)}, got {norm!r}")
-    return corner[norm] * (bounds[1] - bounds[0])
 
 
 def _curve(positions: Sequence[float], left: Sequence[np.ndarray]) -> AccuracyCurve:

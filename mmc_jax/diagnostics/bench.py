@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -189,3 +190,38 @@ def sweep(
         by_black_box=by_black_box,
     )
     return left, logits
+
+
+def check_ball(
+    shape: tuple[int, ...],
+    norm: str,
+    epsilon: float,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Check that larger balls than this one can be swept.
+
+    Args:
+      shape: of an image.
+      norm: `linf` or `l2`.
+      epsilon: the radius.
+      bounds: the box.
+
+    Returns:
+      The radius of a ball that holds the box, from wherever in it.
+
+    Raises:
+      ValueError: for another norm, or a radius not between 0 and the one returned.
+    """
+    corner = {"linf": 1.0, "l2": math.sqrt(math.prod(shape))}
+    if norm not in corner:
+        raise ValueError(
+            f"the battery's norm must be one of {', '.join(corner)}, got {norm!r}"
+        )
+    largest = corner[norm] * (bounds[1] - bounds[0])
+    if not 0 < epsilon < largest:
+        raise ValueError(
+            f"the battery's epsilon must be above 0 and below {largest:g}, where the"
+            f" ball holds the box, got {epsilon!r}"
+        )
+    return largest
