@@ -11,11 +11,15 @@ if its objective is lower. Windows shrink as queries go by (`windows.side_length
 - l2, l1: start from a grid of windows; a query empties one window, and fills another
   with a bump beside its negative (`windows.move_mass`).
 
-Where the official code differs, the papers are followed:
+Where the official code differs, the papers are followed. In brackets what the code's
+way leaves more, in points of accuracy, of a softmax CNN on MNIST after 1,000 queries:
+mean and 95 % interval over 5 seeds (benchmarks/differences.py).
 
-- each example has windows and signs of its own (there, one draw serves the batch);
-- windows reach the last row and column;
-- the side of an l2 or l1 window may be even (there it is rounded up to an odd one).
+- Each example has windows and signs of its own; there, one draw serves the batch (linf
+  -0.2 ± 1.0, l2 +0.3 ± 3.3).
+- Windows reach the last row and column (linf +1.6 ± 1.1).
+- The side of an l2 or l1 window may be even; there it is rounded up to an odd one (l2
+  +4.4 ± 2.8).
 
 The halvings of the windows' area come, as in AutoAttack, after fixed numbers of queries
 unless `rescale_schedule` asks for the paper's. The l1 attack is the l2 attack with
