@@ -225,7 +225,8 @@ def _run_tests(copy: pathlib.Path, selection: list[str]) -> dict[str, Any]:
         for kind in ("failure", "error"):
             if (found := case.find(kind)) is not None:
                 file = case.attrib["classname"].replace(".", "/") + ".py"
-                said = " ".join(found.attrib["message"].split())
+                said = found.attrib["message"].replace(tempfile.gettempdir(), "...")
+                said = " ".join(said.split())
                 red[f"{file}::{case.attrib['name']}"] = said[:200]
     return {"seconds": seconds, "num_tests": len(cases), "red": red}
 
