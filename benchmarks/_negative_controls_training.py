@@ -273,4 +273,12 @@ IN_TRAINING = (
         "    if step < 0:\n",
         ("train::test_work_directory_refuses_to_pass_a_longer_run_for_a_shorter",),
     ),
+    Control(
+        "other data of the same size pass for those of the run",
+        "ours",
+        _TRAIN + "workdir.py",
+        "name for name in digests if digests[name] !=",
+        "name for name in digests if digests[name] == name !=",
+        ("train::test_work_directory_refuses_other_data",),
+    ),
 )

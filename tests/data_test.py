@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmc_jax import data
-from mmc_jax.data import arrays, tfds_source
+from mmc_jax.data import holdout, tfds_source
 
 _IMAGES = np.arange(30 * 4 * 4, dtype=np.int64).reshape(30, 4, 4).astype(np.uint8)
 _LABELS = np.arange(30) % 3
@@ -46,7 +46,7 @@ def _multiset(*splits: data.ArrayDataset) -> list[bytes]:
 
 def test_held_out_is_stratified_even_when_sorted():
     labels = np.repeat([0, 1, 2, 3], [400, 300, 200, 100])
-    held_out = arrays.held_out_indices(labels, 100)
+    held_out = holdout.held_out_indices(labels, 100)
     np.testing.assert_array_equal(np.bincount(labels[held_out]), [40, 30, 20, 10])
     assert np.unique(held_out).size == 100
     # From all over each class, not from its end.
@@ -56,25 +56,25 @@ def test_held_out_is_stratified_even_when_sorted():
 def test_held_out_rounds_by_largest_remainder():
     labels = np.repeat([0, 1, 2], [50, 31, 19])
     # 10 % are 5, 3.1 and 1.9 examples.
-    held_out = arrays.held_out_indices(labels, 10)
+    held_out = holdout.held_out_indices(labels, 10)
     np.testing.assert_array_equal(np.bincount(labels[held_out]), [5, 3, 2])
 
 
 def test_held_out_is_the_same_everywhere_and_always():
     # Recorded once: a change here silently changes every recipe's validation split.
-    held_out = arrays.held_out_indices(np.arange(40) % 4, 8)
+    held_out = holdout.held_out_indices(np.arange(40) % 4, 8)
     np.testing.assert_array_equal(held_out, [7, 8, 10, 13, 14, 21, 27, 32])
 
 
 @pytest.mark.parametrize("size", [0, -1, 12, 13])
 def test_held_out_size_out_of_range(size):
     with pytest.raises(ValueError, match=rf"hold out {size} of 12.*1 to 11"):
-        arrays.held_out_indices(np.arange(12) % 3, size)
+        holdout.held_out_indices(np.arange(12) % 3, size)
 
 
 def test_held_out_leaves_every_class_in_training():
     with pytest.raises(ValueError, match="takes all of class 1"):
-        arrays.held_out_indices(np.array([0] * 9 + [1]), 9)
+        holdout.held_out_indices(np.array([0] * 9 + [1]), 9)
 
 
 # --- Digits -----------------------------------------------------------------------

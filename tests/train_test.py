@@ -1,5 +1,6 @@
 """The step and the loop: what they compute, and that nothing outside changes it."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -350,12 +351,29 @@ def test_work_directory_refuses_another_config(finished_run):
 
 def test_work_directory_refuses_other_data(tmp_path):
     config = digits.get_config("loss=softmax")
-    open_workdir(tmp_path, config, data.load("digits", validation_size=200))
+    splits = data.load("digits", validation_size=200)
+    open_workdir(tmp_path, config, splits)
     with Checkpointer(tmp_path / "checkpoints") as saved:
         saved.save(1, tiny_state(optax.sgd(0.01)))
     part = data.load("digits", validation_size=199)
     with pytest.raises(ValueError, match=r"other data .*200, .* there, .*199"):
         open_workdir(tmp_path, config, part)
+    # As many images, one pixel of one of them, or one label, changed.
+    pixels, labels = splits.validation.images.copy(), splits.train.labels.copy()
+    pixels[7, 3, 3] ^= 1
+    labels[5] = (labels[5] + 1) % 10
+    for name, changed in (
+        ("validation", dataclasses.replace(splits.validation, images=pixels)),
+        ("train", dataclasses.replace(splits.train, labels=labels)),
+    ):
+        other = dataclasses.replace(splits, **{name: changed})
+        with pytest.raises(ValueError, match=rf"images or labels in {name}\)"):
+            open_workdir(tmp_path, config, other)
+    # An earlier record has no digests: sizes alone can tell.
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["data"]["sha256"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    open_workdir(tmp_path, config, splits)
 
 
 def test_work_directory_refuses_to_pass_a_longer_run_for_a_shorter(finished_run):

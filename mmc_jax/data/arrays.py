@@ -8,6 +8,8 @@ Whatever is wrong with an array is a ValueError here, and nowhere further down.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 
 import numpy as np
 
@@ -15,9 +17,6 @@ import numpy as np
 class DataNotFoundError(FileNotFoundError, ValueError):
     """No data where it was looked for; the message says where, and what to do."""
 
-
-SPLIT_SEED = 0
-"""Seeds every held-out split. Not a run's seed: all runs share the same splits."""
 
 _LEVEL_TOLERANCE = 1e-3  # Of a level; float32 k/255 is off by 2e-5 of a level at most.
 
@@ -129,6 +128,21 @@ class DataSplits:
             "test": len(self.test),
         }
 
+    @functools.cached_property
+    def sha256(self) -> dict[str, str]:
+        """The digest of each split: of its pixels, then of its labels."""
+        return {
+            name: hashlib.sha256(
+                np.ascontiguousarray(split.images).tobytes()
+                + split.labels.astype("<i4").tobytes()
+            ).hexdigest()
+            for name, split in (
+                ("train", self.train),
+                ("validation", self.validation),
+                ("test", self.test),
+            )
+        }
+
     @property
     def is_subset(self) -> bool:
         """Whether images of the published data set are missing.
@@ -163,53 +177,6 @@ class DataSplits:
                 f"class {label} of {self.name} must have exactly one coarse label"
             )
         return parents
-
-
-def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
-    """Choose `size` examples, stratified by label: the same ones on every call.
-
-    Each class gives in proportion to its share, rounded by largest remainder, so that
-    the sizes add up exactly and sorted data are no trap.
-
-    Args:
-        labels: int `[n]`.
-        size: 1 to n - 1.
-
-    Returns:
-        Sorted indices, int64 `[size]`.
-
-    Raises:
-        ValueError: `size` out of range, or a class would lose its last example.
-    """
-    if not 1 <= size < len(labels):
-        raise ValueError(
-            f"cannot hold out {size} of {len(labels)} examples; accepted: "
-            f"1 to {len(labels) - 1}"
-        )
-    classes, counts = np.unique(labels, return_counts=True)
-    quotas, remainders = np.divmod(size * counts, len(labels))
-    by_remainder = np.argsort(-remainders, kind="stable")
-    quotas[by_remainder[: size - quotas.sum()]] += 1
-    if np.any(quotas == counts):
-        emptied = classes[quotas == counts][0]
-        raise ValueError(
-            f"holding out {size} of {len(labels)} examples takes all of class {emptied}"
-        )
-    # RandomState, not default_rng: numpy promises never to change its stream.
-    order = np.random.RandomState(SPLIT_SEED)
-    chosen = [
-        order.permutation(np.flatnonzero(labels == one_class))[:quota]
-        for one_class, quota in zip(classes, quotas, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
-
-
-def split_off(dataset: ArrayDataset, size: int) -> tuple[ArrayDataset, ArrayDataset]:
-    """Return (the rest, `size` held-out examples), both in their original order."""
-    held_out = held_out_indices(dataset.labels, size)
-    return dataset.take(np.delete(np.arange(len(dataset)), held_out)), dataset.take(
-        held_out
-    )
 
 
 def as_labels(labels: np.ndarray, name: str, num_classes: int | None) -> np.ndarray:

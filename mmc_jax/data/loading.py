@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from mmc_jax.data import arrays, tfds_source
+from mmc_jax.data import arrays, holdout, tfds_source
 
 DATASETS = ("digits", *tfds_source.SPECS)
 """Names that `load` knows, besides a path to a `.npz` file."""
@@ -63,7 +63,7 @@ def load(
         validation_size, int | np.integer
     ):
         raise ValueError(f"validation_size must be an int, got {validation_size!r}")
-    train, validation = arrays.split_off(source.train, int(validation_size))
+    train, validation = holdout.split_off(source.train, int(validation_size))
     return arrays.DataSplits(
         name=path,
         train=train,
@@ -198,7 +198,7 @@ def _read_digits() -> arrays.SourceData:
     # 17 grey levels, 0 to 16; the map to uint8 is one-to-one.
     images = np.round(bunch.images[..., np.newaxis] * (255 / 16)).astype(np.uint8)
     whole = arrays.ArrayDataset(images, bunch.target.astype(np.int32))
-    train, test = arrays.split_off(whole, _NUM_DIGITS_TEST)
+    train, test = holdout.split_off(whole, _NUM_DIGITS_TEST)
     return arrays.SourceData(
         train,
         test,

@@ -97,6 +97,7 @@ def open_workdir(
         "data": {
             "source": splits.source,
             "sizes": splits.sizes,
+            "sha256": splits.sha256,
             "is_subset": splits.is_subset,
         },
         "environment": describe_environment(),
@@ -127,12 +128,25 @@ def _check_same_run(
             f"{path} holds a run with another config ({'; '.join(differing)});"
             " use that config, or another work directory"
         )
-    sizes = recorded["data"]["sizes"]
+    _check_same_data(path, recorded["data"], splits)
+
+
+def _check_same_data(
+    path: pathlib.Path, recorded: dict[str, Any], splits: data.DataSplits
+) -> None:
+    """Refuse data of other sizes or, where the record has digests, of other content."""
+    sizes, digests = recorded["sizes"], recorded.get("sha256", splits.sha256)
+    changed = [name for name in digests if digests[name] != splits.sha256[name]]
     if sizes != splits.sizes:
-        raise ValueError(
-            f"{path} holds a run on other data ({sizes} images there,"
-            f" {splits.sizes} now); use those data, or another work directory"
-        )
+        how = f"{sizes} images there, {splits.sizes} now"
+    elif changed:
+        how = f"as many, but other images or labels in {', '.join(changed)}"
+    else:
+        return
+    raise ValueError(
+        f"{path} holds a run on other data ({how}); use those data, or another work"
+        " directory"
+    )
 
 
 def _check_length(

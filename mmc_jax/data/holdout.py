@@ -1,0 +1,57 @@
+"""Which examples are held out: stratified by label, and the same ones for every run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmc_jax.data.arrays import ArrayDataset
+
+SPLIT_SEED = 0
+"""Seeds every held-out split. Not a run's seed: all runs share the same splits."""
+
+
+def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
+    """Choose `size` examples, stratified by label: the same ones on every call.
+
+    Each class gives in proportion to its share, rounded by largest remainder, so that
+    the sizes add up exactly and sorted data are no trap.
+
+    Args:
+        labels: int `[n]`.
+        size: 1 to n - 1.
+
+    Returns:
+        Sorted indices, int64 `[size]`.
+
+    Raises:
+        ValueError: `size` out of range, or a class would lose its last example.
+    """
+    if not 1 <= size < len(labels):
+        raise ValueError(
+            f"cannot hold out {size} of {len(labels)} examples; accepted: "
+            f"1 to {len(labels) - 1}"
+        )
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas, remainders = np.divmod(size * counts, len(labels))
+    by_remainder = np.argsort(-remainders, kind="stable")
+    quotas[by_remainder[: size - quotas.sum()]] += 1
+    if np.any(quotas == counts):
+        emptied = classes[quotas == counts][0]
+        raise ValueError(
+            f"holding out {size} of {len(labels)} examples takes all of class {emptied}"
+        )
+    # RandomState, not default_rng: numpy promises never to change its stream.
+    order = np.random.RandomState(SPLIT_SEED)
+    chosen = [
+        order.permutation(np.flatnonzero(labels == one_class))[:quota]
+        for one_class, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def split_off(dataset: ArrayDataset, size: int) -> tuple[ArrayDataset, ArrayDataset]:
+    """Return (the rest, `size` held-out examples), both in their original order."""
+    held_out = held_out_indices(dataset.labels, size)
+    return dataset.take(np.delete(np.arange(len(dataset)), held_out)), dataset.take(
+        held_out
+    )
