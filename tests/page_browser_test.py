@@ -31,7 +31,7 @@ def path(tmp_path_factory):
     models = results["models"] | {hostile: results["models"]["softmax"]}
     pictures = [
         report.Picture.from_file(_FOLDER / name, "a figure")
-        for name in ("images.png", "features.png", "training.png")
+        for name in ("images_mmc.png", "features.png", "training.png")
     ]
     numbers = [10.0, None, 9.0, 20.0, 1e-05]
     rows = [
