@@ -281,4 +281,15 @@ IN_TRAINING = (
         "name for name in digests if digests[name] == name !=",
         ("train::test_work_directory_refuses_other_data",),
     ),
+    Control(
+        "in training mode each example's gradient has a scale of its own",
+        "ours",
+        "mmc_jax/attacks/passes.py",
+        "if isinstance(problem.logits_fn, CoupledLogitsFn):",
+        "if problem.logits_fn is CoupledLogitsFn:",
+        (
+            "recipes::test_an_attack_in_training_mode_follows_the_gradient_of_the_sum"
+            "[0.1]",
+        ),
+    ),
 )

@@ -111,3 +111,19 @@ class Batch:
 
     Random draws are keyed by it, so that any number of devices gives the same step.
     """
+
+
+class CoupledLogitsFn(jax.tree_util.Partial):
+    """A `Partial` whose logits of one example depend on the others in the batch.
+
+    A network in training mode is one: batch normalisation couples its examples. The
+    attacks follow the gradient of the sum of all objectives; of other classifiers they
+    may scale each example's own gradient, which is the same direction.
+    """
+
+
+jax.tree_util.register_pytree_node(
+    CoupledLogitsFn,
+    lambda fn: ((fn.args, fn.keywords), fn.func),
+    lambda func, children: CoupledLogitsFn(func, *children[0], **children[1]),
+)

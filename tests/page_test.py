@@ -307,7 +307,9 @@ def test_hostile_names_stay_text(results, tmp_path):
     record["findings"] = [
         {"name": _HOSTILE, "row": _HOSTILE, "message": _HOSTILE, "numbers": {}}
     ]
-    picture = report.Picture("a.png", _HOSTILE, (_FOLDER / "images_mmc.png").read_bytes())
+    picture = report.Picture(
+        "a.png", _HOSTILE, (_FOLDER / "images_mmc.png").read_bytes()
+    )
     page = _Document(
         report.write_record_page(
             tmp_path / "a.html",

@@ -157,6 +157,47 @@ def test_logits_of_the_attack_follow_the_statistics_and_the_temperature(state):
     assert np.abs(running - training).max() > 0.01
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_an_attack_in_training_mode_follows_the_gradient_of_the_sum(state, temperature):
+    # Leads of the own class of 1 to 60: each example's part is another power of two.
+    batch, scales = make_batch(), jnp.geomspace(1.0, 60.0, BATCH)[:, None]
+    crafting = Crafting(statistics="batch", temperature=temperature)
+
+    def objective(logits, labels, targets=None):
+        return optax.softmax_cross_entropy_with_integer_labels(logits * scales, labels)
+
+    def follow(logits_fn, keys, images, labels):
+        labels = jnp.argmax(logits_fn(images), axis=1)
+        adv_images = attacks.bim(
+            logits_fn,
+            keys,
+            images,
+            labels,
+            epsilon=0.001,
+            step_size=0.001,
+            num_steps=1,
+            objective=lambda *judged: -objective(*judged),
+            keep="last",
+            stop_on_success=False,
+        )
+        return adv_images - images, jax.grad(
+            lambda images: objective(logits_fn(images), labels).sum()
+        )(images)
+
+    step, expected = craft(
+        follow,
+        crafting,
+        state.model,
+        state.variables,
+        jax.random.split(jax.random.key(0), BATCH),
+        batch.images,
+        batch.labels,
+    )
+    inside = (batch.images > 0.01) & (batch.images < 0.99) & (expected != 0)
+    assert inside.mean() > 0.8
+    np.testing.assert_array_equal(np.sign(step)[inside], np.sign(expected)[inside])
+
+
 def test_the_step_crafts_by_its_crafting(state):
     def told(logits_fn, key, images, labels):
         told = jax.nn.softmax(logits_fn(images)) + jax.nn.one_hot(labels, 4)

@@ -21,7 +21,13 @@ from mmc_jax.attacks.checks import describe
 from mmc_jax.attacks.iterates import ON_TARGET, WRONG, Judgement, judge
 from mmc_jax.attacks.keys import fold_each
 from mmc_jax.lowering import canonical_convolutions
-from mmc_jax.types import Array, LogitsFn, Objective, StochasticLogitsFn
+from mmc_jax.types import (
+    Array,
+    CoupledLogitsFn,
+    LogitsFn,
+    Objective,
+    StochasticLogitsFn,
+)
 
 _HEADROOM = 64
 """Powers of two by which a gradient is lifted above the smallest normal number."""
@@ -113,8 +119,8 @@ def direction_pass(
       keys: `[batch]`, of this pass alone; used by a randomised model only.
 
     Returns:
-      The judgement of `images`, and the gradient times a positive number an example.
-      A mean over several samples has its true length.
+      The judgement of `images`, and the gradient times a positive number an example:
+      1 of a mean over several samples, and of a `CoupledLogitsFn`.
     """
     if problem.num_samples > 1:
         return gradient_pass(problem, images, keys)
@@ -269,6 +275,9 @@ def _differentiate(
         seed = jnp.full_like(values, 2.0**_HEADROOM)
         (outer,) = towards_logits(seed)
         _, exponent = jnp.frexp(jnp.max(jnp.abs(outer), axis=1, keepdims=True))
+        if isinstance(problem.logits_fn, CoupledLogitsFn):
+            # Scaled one by one, the parts would not add up to the gradient of the sum.
+            exponent = jnp.full_like(exponent, _HEADROOM)
         (gradient,) = pull_back(jnp.ldexp(outer, -exponent))
         return values, logits, gradient, exponent - _HEADROOM
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.attacks.checks import Number, make_logits_pytree
-from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
+from mmc_jax.types import Array, CoupledLogitsFn, LogitsFn, StochasticLogitsFn
 
 _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
@@ -82,7 +82,9 @@ def make_centered_logits_fn(
 
 def _wrap(rescale, logits_fn, *numbers):
     inner = make_logits_pytree(logits_fn)
-    outer = jax.tree_util.Partial(rescale, inner, *numbers)
+    is_coupled = isinstance(inner, CoupledLogitsFn)
+    partial = CoupledLogitsFn if is_coupled else jax.tree_util.Partial
+    outer = partial(rescale, inner, *numbers)
     is_random = isinstance(inner, StochasticLogitsFn)
     return StochasticLogitsFn(outer) if is_random else outer
 

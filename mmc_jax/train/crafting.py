@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mmc_jax import attacks, models
-from mmc_jax.types import Array, Attack, LogitsFn, StochasticLogitsFn, Variables
+from mmc_jax.types import (
+    Array,
+    Attack,
+    CoupledLogitsFn,
+    LogitsFn,
+    StochasticLogitsFn,
+    Variables,
+)
 
 LABELS = ("true", "predicted")
 STATISTICS = ("running", "batch")
@@ -63,7 +69,7 @@ def craft(
     """
     logits_fn: LogitsFn | StochasticLogitsFn
     if crafting.statistics == "batch":
-        logits_fn = jax.tree_util.Partial(_TrainingLogits(model, axis_name), variables)
+        logits_fn = CoupledLogitsFn(_TrainingLogits(model, axis_name), variables)
     else:
         logits_fn = models.make_logits_fn(model, variables)
     if crafting.labels == "predicted":
