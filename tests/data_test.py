@@ -421,6 +421,9 @@ def test_bad_names_and_files(tmp_path):
         data.load("svhn")
     with pytest.raises(data.DataNotFoundError, match="no file .*none.npz"):
         data.load(tmp_path / "none.npz")
+    (tmp_path / "empty.npz").touch()
+    with pytest.raises(ValueError, match="empty.npz is not a readable .npz"):
+        data.load(tmp_path / "empty.npz")
     (tmp_path / "text.npz").write_text("not a zip file")
     with pytest.raises(ValueError, match="text.npz is not a readable .npz"):
         data.load(tmp_path / "text.npz")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -20,6 +21,17 @@ DATASETS = ("digits", *tfds_source.SPECS)
 """Names that `load` knows, besides a path to a `.npz` file."""
 
 _NUM_DIGITS_TEST = 500
+
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    TypeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise on files that are damaged, or no `.npz` at all."""
 
 
 def load(
@@ -165,7 +177,7 @@ def _read_keys(
             content = {
                 key: file[key] for key in (*required, "class_names") if key in file
             }
-    except (ValueError, OSError, zipfile.BadZipFile, TypeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{os.fspath(path)} is not a readable .npz: {error}"
         ) from error
