@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,7 +271,7 @@ def test_loop_learns_and_writes_what_it_did(finished_run):
     workdir, state = finished_run
     lines = read_metrics(workdir)
     losses_seen = [line["loss"] for line in lines if "loss" in line]
-    assert losses_seen[-1] < 0.7 * losses_seen[0]
+    assert losses_seen[-1] < 0.8 * losses_seen[0]
     # 5 steps an epoch in calls of 2, 2 and 1, and a line of validation.
     assert [line["step"] for line in lines[:4]] == [2, 4, 5, 5]
     assert int(state.step) == lines[-1]["step"] == 20
@@ -330,6 +331,7 @@ def test_run_goes_on_with_another_number_of_devices(finished_run, tmp_path):
     # Two of the four epochs were taken on one device.
     assert (source / "checkpoints" / "10").is_dir()
     os.symlink(source / "checkpoints" / "10", half / "10")
+    shutil.copy(source / "run.json", tmp_path)
     resumed = train(config, tmp_path, progress=False)
     assert int(resumed.step) == 20
     chex.assert_trees_all_close(resumed.params, expected.params, rtol=0, atol=1e-4)
@@ -374,6 +376,34 @@ def test_work_directory_refuses_other_data(tmp_path):
     del record["data"]["sha256"]
     (tmp_path / "run.json").write_text(json.dumps(record))
     open_workdir(tmp_path, config, splits)
+
+
+def test_work_directory_refuses_checkpoints_of_nobody_knows_what(tmp_path):
+    config = digits.get_config("loss=softmax")
+    splits = data.load("digits", validation_size=200)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(1, tiny_state(optax.sgd(0.01)))
+    with pytest.raises(ValueError, match=r"holds checkpoints and no run.json"):
+        open_workdir(tmp_path, config, splits)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_part_of_sorted_data_has_every_class(tmp_path):
+    labels = np.repeat(np.arange(4), 50)
+    np.savez(
+        tmp_path / "sorted.npz",
+        train_images=np.zeros((200, 4, 4), np.uint8),
+        train_labels=labels,
+        test_images=np.zeros((4, 4, 4), np.uint8),
+        test_labels=np.arange(4),
+    )
+    config = tiny_config(
+        dataset=str(tmp_path / "sorted.npz"), validation_size=20, max_train_images=42
+    )
+    kept = loop.load_data(config).train
+    assert sorted(np.bincount(kept.labels)) == [10, 10, 11, 11]
+    config.max_train_images = 1000
+    assert len(loop.load_data(config).train) == 180
 
 
 def test_work_directory_refuses_to_pass_a_longer_run_for_a_shorter(finished_run):

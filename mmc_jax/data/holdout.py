@@ -1,4 +1,4 @@
-"""Which examples are held out: stratified by label, and the same ones for every run."""
+"""Which examples are held out, or kept: stratified by label, the same for every run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ SPLIT_SEED = 0
 def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
     """Choose `size` examples, stratified by label: the same ones on every call.
 
-    Each class gives in proportion to its share, rounded by largest remainder, so that
-    the sizes add up exactly and sorted data are no trap.
+    Each class gives in proportion to its share: sorted data are no trap.
 
     Args:
         labels: int `[n]`.
@@ -31,15 +30,33 @@ def held_out_indices(labels: np.ndarray, size: int) -> np.ndarray:
             f"cannot hold out {size} of {len(labels)} examples; accepted: "
             f"1 to {len(labels) - 1}"
         )
+    chosen = stratified_indices(labels, size)
+    emptied = np.setdiff1d(labels, np.delete(labels, chosen))
+    if emptied.size:
+        raise ValueError(
+            f"holding out {size} of {len(labels)} examples takes all of class "
+            f"{emptied[0]}"
+        )
+    return chosen
+
+
+def stratified_indices(labels: np.ndarray, size: int) -> np.ndarray:
+    """Choose `size` examples, each class in proportion to its share.
+
+    Rounded by largest remainder, so that the sizes add up exactly. The same ones on
+    every call, whatever the order that a data set comes in.
+
+    Args:
+        labels: int `[n]`.
+        size: 0 to n.
+
+    Returns:
+        Sorted indices, int64 `[size]`.
+    """
     classes, counts = np.unique(labels, return_counts=True)
     quotas, remainders = np.divmod(size * counts, len(labels))
     by_remainder = np.argsort(-remainders, kind="stable")
     quotas[by_remainder[: size - quotas.sum()]] += 1
-    if np.any(quotas == counts):
-        emptied = classes[quotas == counts][0]
-        raise ValueError(
-            f"holding out {size} of {len(labels)} examples takes all of class {emptied}"
-        )
     # RandomState, not default_rng: numpy promises never to change its stream.
     order = np.random.RandomState(SPLIT_SEED)
     chosen = [

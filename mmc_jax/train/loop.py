@@ -21,6 +21,7 @@ from absl import logging
 
 from mmc_jax import data, parallel
 from mmc_jax.checkpoint import Checkpointer
+from mmc_jax.data import holdout
 from mmc_jax.train import build, build_recipe
 from mmc_jax.train.log import Log
 from mmc_jax.train.step import (
@@ -108,6 +109,8 @@ def train(
 def load_data(config: ml_collections.ConfigDict) -> data.DataSplits:
     """Load the data set of a config, cut to `max_train_images` where it asks.
 
+    What is kept has every class in its proportion.
+
     Args:
       config: a checked config.
 
@@ -123,7 +126,9 @@ def load_data(config: ml_collections.ConfigDict) -> data.DataSplits:
         validation_size=config.validation_size,
     )
     if config.max_train_images:
-        train_data = splits.train.take(slice(config.max_train_images))
+        num_images = min(config.max_train_images, len(splits.train))
+        chosen = holdout.stratified_indices(splits.train.labels, num_images)
+        train_data = splits.train.take(chosen)
         splits = dataclasses.replace(splits, train=train_data)
     size = len(splits.train)
     if size < config.batch_size:

@@ -78,12 +78,18 @@ def open_workdir(
 
     Raises:
       ValueError: if another config was used there, it names the fields that differ;
-        if the data were other ones; or if that run is longer than this one.
+        if the data were other ones; if that run is longer than this one; or if there
+        are checkpoints that nothing says the run of.
     """
     path = pathlib.Path(workdir)
     record, plain = path / "run.json", json.loads(config.to_json())
     with Checkpointer(path / "checkpoints") as saved:
-        steps = saved.all_steps() if record.exists() else []
+        steps = saved.all_steps()
+    if steps and not record.exists():
+        raise ValueError(
+            f"{path} holds checkpoints and no run.json, which says of what run they"
+            " are; remove its checkpoints/, or use another work directory"
+        )
     if steps:
         _check_same_run(path, json.loads(record.read_text()), plain, splits)
         _check_length(path, max(steps), config, splits)
