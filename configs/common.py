@@ -179,6 +179,8 @@ def training_attack(args: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     if args.papers_choices:
         attack.update(labels="predicted", statistics="batch", statistics_from="clean")
     attack.update(RECIPE_ATTACKS.get(args.recipe, {}))
+    if args.recipe == "trades" and args.adv == "mim":
+        attack["random_start"] = True  # the divergence has no gradient where it is 0
     if args.adv != "fgsm":
         attack.update(
             step_size=args.eps / 4, num_steps=10, keep="last", stop_on_success=False

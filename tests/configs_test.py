@@ -217,6 +217,15 @@ def test_recipes_and_choices_are_chosen_by_arguments():
             assert config.weight_perturbation.gamma == 0.005
             objective = {"trades": "kl_divergence", "mart": "cross_entropy"}[recipe]
             assert config.attack.objective == objective
+    for adv in ("pgd", "mim"):
+        checked(CONFIGS["digits"](f"loss=mmc,adv={adv},recipe=trades"))
+
+
+def test_one_feature_carries_two_classes():
+    # How many classes there are is in the data, which a check does not see.
+    config = CONFIGS["digits"]("loss=mmc")
+    config.model.feature_dim = 1
+    checked(config)
 
 
 def test_the_temperature_of_hierarchical_centers_fits_the_next_ones():
@@ -287,6 +296,7 @@ WRONG_RECIPES = [
     ("recipe=mart,adv=pgd", {"recipe.weight": -1.5}, "recipe: weight .*got -1.5"),
     ("recipe=mart,adv=pgd", {"recipe.weight": np.nan}, "recipe: weight .*got nan"),
     ("recipe=trades,adv=pgd", {"recipe.temperature": -2.0}, "temperature .*got -2.0"),
+    ("adv=pgd", {"recipe.name": "mart"}, r"'mart' needs .*temperature, weight.*=mart"),
     (
         "adv=pgd,papers_choices",
         {"attack.stop_on_success": True},
@@ -378,7 +388,7 @@ WRONG_FIELDS = {
     "keep_checkpoints": [0],
     "max_train_images": [-1],
     "model.name": ["vgg16"],
-    "model.feature_dim": [-1, 1],
+    "model.feature_dim": [-1],
     "model.center_norm": [0.0, -10.0, np.inf, np.nan],
     "model.centers": ["best"],
     "model.dtype": ["float16"],

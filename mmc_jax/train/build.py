@@ -102,7 +102,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     except ValueError as error:
         raise ValueError(f"config.loss: {error}") from error
     # The data's own parents are not here yet; any will do for the other fields.
-    create_model(config, num_classes=10, class_parents=(0, 1) * 5)
+    num_classes = 2 if config.model.feature_dim == 1 else 10
+    create_model(config, num_classes, class_parents=(0, 1) * (num_classes // 2))
     head = losses.head_of(config.loss.name)
     if config.model.centers != "optimal" and head not in PRESET_HEADS:
         with_preset = [n for n in losses.LOSSES if losses.head_of(n) in PRESET_HEADS]

@@ -27,6 +27,10 @@ _OF_THE_STEP = (
 _FIXED_PASSES = ("bim", "fgsm", "mim", "pgd")
 
 
+_COMPARING = ("trades", "mart")
+"""Recipes that compare predictions, by a weight and at a temperature."""
+
+
 def check_recipe(config: ml_collections.ConfigDict) -> None:
     """Check what the fields of the attack and of the recipe ask of each other.
 
@@ -41,6 +45,13 @@ def check_recipe(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.recipe.name={name!r} needs an attack in training, and"
             " config.attack is empty: name one (adv=pgd), or use recipe 'standard'"
+        )
+    lacking = {"weight", "temperature"} - set(config.recipe)
+    if name in _COMPARING and lacking:
+        raise ValueError(
+            f"config.recipe.name={name!r} needs config.recipe's"
+            f" {', '.join(sorted(lacking))}, and an attack of its own: name it in the"
+            f" string argument (--config=...:recipe={name}), which sets them"
         )
     clean_weight = config.attack.get("clean_weight", 0.0)
     if name != "standard" and clean_weight:
@@ -205,9 +216,10 @@ def _temperature(config: ml_collections.ConfigDict) -> float:
 
     Trained by cross-entropy, logits fit a softmax as they are. A loss by the distance
     to preset centers takes features to the centers themselves, from where the next ones
-    are at squared distances of 2 C^2 and more: over C^2 / 5 that is a margin of 10, as
-    of a confident softmax model, instead of 200. Of hierarchical centers the next ones
-    are those of the same parent, and C is theirs.
+    are at squared distances of 2 C^2 and more, as long as optimal centers are at most
+    twice as many as the features' dimensions: over C^2 / 5 that is a margin of 10, as
+    of a confident softmax model, instead of 200. Closer centers leave less of it. Of
+    hierarchical centers the next ones are those of the same parent, and C is theirs.
     """
     given = config.recipe.get("temperature", 1.0)
     if given:
