@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from configs.suites import SUITES
 from mmc_jax import attacks
+from mmc_jax.types import StochasticLogitsFn
 
 NUM_CLASSES, BATCH = 5, 16
 _generator = np.random.default_rng(3)
@@ -50,6 +51,27 @@ def test_a_matrix_is_broken_exactly_where_it_can_be():
     predictions = np.asarray(MODEL(adv_images)).argmax(axis=1)
     np.testing.assert_array_equal(predictions != LABELS, expected)
     assert np.abs(adv_images - IMAGES).max() <= EPSILON * (1 + 1e-6)
+
+
+def test_a_randomised_model_is_judged_by_means_of_samples():
+    def noisy(images, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (NUM_CLASSES,)))(keys)
+        return MODEL(images) + noise
+
+    def accuracy(images):
+        logits = np.asarray(MODEL(images))
+        noise = np.random.default_rng(0).normal(size=(500, BATCH, NUM_CLASSES))
+        return ((logits + noise).argmax(axis=-1) == LABELS).mean(axis=0)
+
+    model, key = StochasticLogitsFn(noisy), jax.random.key(0)
+    adv_images = attacks.auto_attack(
+        model, key, IMAGES, LABELS, epsilon=EPSILON, version="rand"
+    )
+    # By one draw, a quarter of them would be wrong as they are, and left at that.
+    clean, left = accuracy(IMAGES), accuracy(adv_images)
+    assert 0.5 < clean.mean() < 0.9
+    assert ((clean > 0.6) & (left > clean - 0.1)).sum() == 0
+    assert left.mean() < clean.mean() - 0.2
 
 
 def complete(row):

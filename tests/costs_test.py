@@ -139,6 +139,15 @@ def test_auto_attack_costs_its_parts():
     assert spent == Passes(forward, 100 + 900 + 900)
 
 
+def test_auto_attack_for_randomised_models_costs_the_samples_of_its_parts():
+    given, options = dict(version="rand", norm="linf"), dict(num_classes=10)
+    spent = passes_per_survivor("auto_attack", given, stochastic=True, **options)
+    # Two APGD of 100 gradients and 101 looks, 3 looks at images, 20 samples each.
+    assert spent == Passes(20 * (101 + 101 + 3), 20 * 200)
+    spent = passes_per_survivor("auto_attack", given, **options)
+    assert spent == Passes(101 + 101 + 3, 200)
+
+
 def test_every_sample_of_a_randomised_model_is_spent():
     case = Case("pgd", dict(epsilon=0.1, num_steps=2, num_eot_samples=3))
     counter = Counter()

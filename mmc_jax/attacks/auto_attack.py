@@ -47,7 +47,7 @@ AUTO_ATTACK_PARTS: dict[str, Callable[..., Array]] = {
     for attack in (apgd, apgd_targeted, fab, fab_targeted, multi_targeted, square)
 }
 """What parts are made of, by name."""
-_SAMPLES = 20
+NUM_SAMPLES = 20
 
 
 def auto_attack_parts(
@@ -99,7 +99,7 @@ def auto_attack_parts(
         "rand": ("apgd-ce", "apgd-dlr"),
         "mmc": ("apgd-ce", "apgd-t", "fab-t", "square", "multi-targeted"),
     }[version]
-    samples = dict(num_eot_samples=_SAMPLES) if version == "rand" else {}
+    samples = dict(num_eot_samples=NUM_SAMPLES) if version == "rand" else {}
     return {part: parts[part] | samples for part in order}
 
 
@@ -156,7 +156,8 @@ def _run_parts(
     call: Call, numbers: dict[str, Array], *, norm: str, version: str
 ) -> Outcome:
     keys, images = call.example_keys(), call.clean_images()
-    problem = Problem(call.logits_fn, call.labels, None, margin, 1)
+    samples = NUM_SAMPLES if version == "rand" else 1
+    problem = Problem(call.logits_fn, call.labels, None, margin, samples)
     width = num_classes(problem, images, keys)
     parts = auto_attack_parts(version, norm=norm, num_classes=width)
     epsilon = jnp.broadcast_to(numbers["epsilon"], call.labels.shape)

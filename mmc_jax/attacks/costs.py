@@ -12,7 +12,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mmc_jax.attacks.auto_attack import AUTO_ATTACK_PARTS, auto_attack_parts
+from mmc_jax.attacks.auto_attack import (
+    AUTO_ATTACK_PARTS,
+    NUM_SAMPLES,
+    auto_attack_parts,
+)
 from mmc_jax.attacks.relative import RELATIVE_OBJECTIVES
 
 Hyperparameters = Mapping[str, Any]
@@ -116,6 +120,13 @@ def _auto_attack(given: Hyperparameters, num_classes: int) -> Passes:
     return Passes(forward, sum(passes.backward for passes in spent))
 
 
+def _num_samples(given: Hyperparameters) -> int:
+    """Return how many samples a randomised model's passes are means of."""
+    if given.get("version") == "rand":
+        return NUM_SAMPLES
+    return int(given.get("num_eot_samples", 1))
+
+
 def _no_model(given: Hyperparameters, num_classes: int) -> Passes:
     return Passes(0, 0)
 
@@ -157,7 +168,7 @@ def passes_per_survivor(
         record states them.
       num_classes: the width of the logits.
       stochastic: whether the model is a `StochasticLogitsFn`, for which every pass is
-        `num_eot_samples` of them.
+        `num_eot_samples` of them, in AutoAttack's version for it 20.
 
     Returns:
       The passes.
@@ -174,5 +185,5 @@ def passes_per_survivor(
         raise ValueError(
             f"the cost of {attack_name} depends on {error.args[0]!r}, which is missing"
         ) from error
-    samples = int(hyperparameters.get("num_eot_samples", 1)) if stochastic else 1
+    samples = _num_samples(hyperparameters) if stochastic else 1
     return Passes(samples * passes.forward, samples * passes.backward)
