@@ -110,6 +110,8 @@ class FakeRow:
     correct: np.ndarray
     objective: str = "margin"
     num_eot_samples: int = 1
+    version: str | None = None
+    norm: str = "linf"
     in_worst_case: bool = True
     largest_norm: float = 0.1
     attacked: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(100, bool))
@@ -120,7 +122,7 @@ class FakeRow:
 
     @property
     def hyperparameters(self):
-        names = ("objective", "num_eot_samples")
+        names = ("objective", "num_eot_samples", "version", "norm")
         return {name: getattr(self, name) for name in names}
 
 
@@ -149,15 +151,25 @@ def test_rows_are_compared_with_their_black_box_and_noise_rows():
     assert _rivals(pgd, dataclasses.replace(noise, correct=order < 81)) == []
 
 
-def test_dlr_below_four_classes_is_marked():
+@pytest.mark.parametrize(
+    ("version", "num_classes", "stand_ins"),
+    [
+        ("standard", 4, []),
+        ("standard", 3, ["pairwise_margin in apgd-t"]),
+        ("plus", 2, ["margin in apgd-dlr and pairwise_margin in apgd-t"]),
+        ("rand", 3, []),
+        ("rand", 2, ["margin in apgd-dlr"]),
+    ],
+)
+def test_auto_attack_without_dlr_is_marked(version, num_classes, stand_ins):
     rows = [
-        FakeRow("pgd", np.ones(100, bool), objective="dlr"),
-        FakeRow("mim", np.ones(100, bool)),
-        FakeRow("apgd_targeted", np.ones(100, bool)),
+        FakeRow("apgd_targeted", np.ones(100, bool), objective="pairwise_margin"),
+        FakeRow("auto_attack", np.ones(100, bool), version=version),
     ]
-    found = diagnostics.find_too_few_classes(rows, num_classes=3)
-    assert [finding.row for finding in found] == ["the pgd", "the apgd_targeted"]
-    assert diagnostics.find_too_few_classes(rows, num_classes=4) == []
+    found = diagnostics.find_too_few_classes(rows, num_classes=num_classes)
+    assert [finding.row for finding in found] == ["the auto_attack"] * len(stand_ins)
+    for finding, stand_in in zip(found, stand_ins, strict=True):
+        assert finding.message.endswith(f"stands in, {stand_in}")
 
 
 def _linear(images):
@@ -185,6 +197,7 @@ def test_randomness_is_measured_and_told_apart_from_its_declaration():
     rows = [
         FakeRow("pgd", np.ones(100, bool)),
         FakeRow("mim", np.ones(100, bool), num_eot_samples=8),
+        FakeRow("auto_attack", np.ones(100, bool), version="rand"),
     ]
     found = {}
     for name, logits_fn in (
@@ -205,21 +218,49 @@ def test_an_evaluation_notices_randomness_and_few_classes():
     images, labels = _data()
     generator = np.random.default_rng(0)
 
-    def three_classes(images):
-        logits = jnp.pad(_linear(images), ((0, 0), (0, 1)), constant_values=-1.0)
-        return logits + generator.normal(0, 0.1, (len(images), 3))
+    def two_classes(images):
+        return _linear(images) + generator.normal(0, 0.1, (len(images), 2))
 
     record = evaluate.robust_accuracy(
-        three_classes,
+        two_classes,
         images,
         labels,
-        {"dlr": dict(name="fgsm", objective="dlr")},
+        {"rand": dict(name="auto_attack", version="rand")},
         jax.random.key(0),
         norm="linf",
         epsilon=0.05,
     )
     found = {(finding.name, finding.row) for finding in record.findings}
-    assert found == {("too_few_classes", "dlr"), ("randomised", None)}
+    assert found == {("too_few_classes", "rand"), ("randomised", None)}
+
+
+def test_attacks_that_choose_their_targets_are_judged_by_the_targeted_objective():
+    images, labels = _data()
+    steep = jax.tree_util.Partial(lambda images: 500 * _linear(images))
+    record = evaluate.robust_accuracy(
+        steep,
+        images,
+        labels,
+        {
+            "pairwise": dict(
+                name="multi_targeted", objective="pairwise_margin", num_steps=2
+            ),
+            "entropy": dict(
+                name="apgd_targeted", objective="cross_entropy", num_steps=2
+            ),
+        },
+        jax.random.key(0),
+        norm="linf",
+        epsilon=0.02,
+    )
+    assert record.zero_gradient_fractions == {
+        "pairwise_margin (targeted)": 0.0,
+        "cross_entropy (targeted)": 0.0,
+    }
+    assert record.findings == ()
+    assert diagnostics.zero_gradient_fraction(
+        steep, images, labels, objective="cross_entropy"
+    )
 
 
 def _battery(logits_fn, *, images_and_labels=None, **options):
@@ -338,14 +379,13 @@ def test_a_model_that_rounds_its_images_fails_the_battery():
         images_and_labels=(images, labels),
         black_box=query,
         epsilon=0.06,
-        epsilons=[0.1, 0.2],
+        epsilons=[0.1, 1.0],
     )
     assert battery.zero_gradient_fractions["margin"] == 1.0
     assert battery.black_box_accuracy < battery.step_curve.accuracies[-1]
     assert {
         "zero_gradient",
         "flat_loss",
-        "large_epsilon",
         "black_box_stronger",
         "noise_as_strong",
     } == set(_names(battery.findings))
@@ -362,6 +402,8 @@ def test_a_model_that_rounds_its_images_fails_the_battery():
         (dict(objective="pairwise_margin"), "objective must be one of .*'pairwise_ma"),
         (dict(step_counts=(4, 2)), r"step_counts must be positive and ascend.*\[4, 2"),
         (dict(epsilons=[0.01]), r"epsilons must be positive and ascend, got \[0.02, 0"),
+        (dict(epsilons=[]), r"spans the box, 1 in linf.* got \[\]"),
+        (dict(epsilons=[0.1, 0.9]), r"spans the box, 1 in linf.* got \[0.1, 0.9"),
         (dict(norm="l7"), "norm must be one of linf, l2, got 'l7'"),
         (dict(images_and_labels=([], [])), "got 0 and 0"),
     ],
@@ -416,7 +458,7 @@ def test_rescaling_takes_new_weights_and_temperatures_without_compiling_again():
         expected = weight * _linear(images) / temperature
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
     assert len(traces) == 1
-    for bad in (0.0, -1.0, np.nan, np.inf, "hot"):
+    for bad in (0.0, -1.0, np.nan, np.inf, "hot", jnp.float32(-1), jnp.array(np.nan)):
         with pytest.raises(ValueError, match="temperature must be"):
             attacks.make_tempered_logits_fn(model, bad)
 

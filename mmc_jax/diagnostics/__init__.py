@@ -7,7 +7,7 @@
 | `box_or_ball_violation` | the attack returned images that do not count | mend it | E |
 | `probabilities_as_logits` | the model seems to end in a softmax | cut it off | E B |
 | `randomised` | forwards differ, and the attack ignores it | declare it, EOT | E B |
-| `too_few_classes` | DLR on fewer than 4 classes | another objective | E |
+| `too_few_classes` | AutoAttack without DLR | other attacks beside it | E |
 | `black_box_stronger` | queries or transfer break more images | masked | E B T |
 | `noise_as_strong` | noise in the ball breaks as many as the attack | masked | E B |
 | `flat_loss` | the attack hardly lowers its own objective | masked | B |
@@ -52,6 +52,7 @@ from mmc_jax.diagnostics.curves import (
 )
 from mmc_jax.diagnostics.findings import (
     Finding,
+    aims_at_classes,
     find_objective_disagreement,
     find_objectives_without_gradient,
     find_probabilities,
@@ -67,6 +68,7 @@ __all__ = [
     "Battery",
     "Finding",
     "Randomness",
+    "aims_at_classes",
     "find_flat_loss",
     "find_large_epsilon",
     "find_objective_disagreement",

@@ -146,10 +146,15 @@ def gradient_masking_battery(
     """
     images, labels = np.asarray(images), np.asarray(labels)
     _check(images, labels, epsilon, objective, step_counts)
+    largest = check_ball(images.shape[1:], norm, epsilon, bounds=bounds)
     if epsilons is None:
-        largest = check_ball(images.shape[1:], norm, epsilon, bounds=bounds)
         epsilons = np.geomspace(epsilon, largest, _NUM_EPSILONS + 1)[1:].tolist()
     _check_ascending("epsilons", (0.0, epsilon, *epsilons))
+    if not len(epsilons) or epsilons[-1] < largest * (1 - 1e-6):
+        raise ValueError(
+            f"epsilons must end at a radius that spans the box, {largest:.4g} in"
+            f" {norm}, or accuracy need not fall to chance; got {[*epsilons]}"
+        )
     bench = Bench(
         logits_fn=make_logits_pytree(logits_fn),
         images=images,

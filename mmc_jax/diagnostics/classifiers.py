@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmc_jax.attacks import auto_attack_parts
 from mmc_jax.diagnostics.findings import Finding, Row
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
@@ -19,8 +20,7 @@ NUM_FOR_RANDOMNESS = 32
 """Images that suffice to see it."""
 
 _NUM_FORWARDS = 5
-_NUM_CLASSES_FOR_DLR = 4
-_WITH_DLR = ("apgd_targeted", "auto_attack")
+_STAND_INS = ("margin", "pairwise_margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def find_randomness(rows: Sequence[Row], randomness: Randomness) -> list[Finding
     Returns:
       If the classifier is random, a `randomised` finding on the whole record where it
       was not declared, else one per row that averages over no samples
-      (`num_eot_samples` is 1 or unknown).
+      (`num_eot_samples` is 1 or unknown, but for AutoAttack's version for it).
     """
     if not randomness.is_random:
         return []
@@ -119,32 +119,42 @@ def find_randomness(rows: Sequence[Row], randomness: Randomness) -> list[Finding
         )
         for row in rows
         if row.hyperparameters.get("num_eot_samples", 1) == 1
+        and row.hyperparameters.get("version") != "rand"
     ]
 
 
 def find_too_few_classes(rows: Sequence[Row], *, num_classes: int) -> list[Finding]:
-    """Mark rows that need four classes for the difference of logits ratio.
+    """Mark AutoAttack where classes are too few for the difference of logits ratio.
 
-    DLR divides by differences of the first, third and fourth largest logits.
+    DLR divides by the difference of the largest and the third largest logit; in its
+    targeted form also by that of the fourth. With fewer classes its numerator stands in
+    for it, as `auto_attack_parts` says. Elsewhere DLR itself refuses them.
 
     Args:
       rows: of an evaluation.
       num_classes: width of the logits.
 
     Returns:
-      A `too_few_classes` finding per row of objective `dlr`, and per `apgd_targeted` or
-      `auto_attack`, below four classes.
+      A `too_few_classes` finding per such row.
 
     Reference: Croce and Hein, ICML 2020, equations 6 and 7.
     """
-    if num_classes >= _NUM_CLASSES_FOR_DLR:
-        return []
-    message = (
-        f"uses the difference of logits ratio, made for {_NUM_CLASSES_FOR_DLR} classes"
-        f" or more, on {num_classes}: compare with another objective"
-    )
-    return [
-        Finding("too_few_classes", row.name, message, {"num_classes": num_classes})
-        for row in rows
-        if row.hyperparameters.get("objective") == "dlr" or row.attack in _WITH_DLR
-    ]
+    findings = []
+    for row in rows:
+        if row.attack != "auto_attack":
+            continue
+        version, norm = (row.hyperparameters[name] for name in ("version", "norm"))
+        parts = auto_attack_parts(version, norm=norm, num_classes=num_classes)
+        stand_ins = [
+            f"{part['objective']} in {name}"
+            for name, part in parts.items()
+            if part.get("objective") in _STAND_INS
+        ]
+        if stand_ins:
+            message = (
+                f"{num_classes} classes are too few for the difference of logits ratio:"
+                f" its numerator stands in, {' and '.join(stand_ins)}"
+            )
+            numbers = {"num_classes": num_classes}
+            findings.append(Finding("too_few_classes", row.name, message, numbers))
+    return findings

@@ -13,6 +13,8 @@ ZERO_GRADIENT_LIMIT = 0.05
 DISAGREEMENT_LIMIT = 0.10
 """Accuracy above the best other objective's by which a row is marked."""
 
+_OWN_TARGETS = ("apgd_targeted", "multi_targeted")
+"""Attacks that choose their targets: their objective is in its targeted form."""
 _BUDGET = ("num_steps", "num_restarts", "num_eot_samples", "num_queries")
 
 
@@ -79,6 +81,18 @@ def objective_label(objective: str, targeted: bool) -> str:
     return f"{objective} (targeted)" if targeted else objective
 
 
+def aims_at_classes(row: Row) -> bool:
+    """Tell whether a row's objective is in its targeted form.
+
+    Args:
+      row: of an evaluation.
+
+    Returns:
+      Whether it attacks towards classes, random ones or those that it chooses itself.
+    """
+    return row.targeted or row.attack in _OWN_TARGETS
+
+
 def find_zero_gradients(
     rows: Sequence[Row], fractions: Mapping[str, float]
 ) -> list[Finding]:
@@ -94,7 +108,7 @@ def find_zero_gradients(
     findings = []
     for row in rows:
         objective = row.hyperparameters.get("objective")
-        label = objective_label(str(objective), row.targeted)
+        label = objective_label(str(objective), aims_at_classes(row))
         fraction = fractions.get(label, 0.0)
         if fraction > ZERO_GRADIENT_LIMIT:
             findings.append(_zero_gradient(row.name, label, fraction))

@@ -164,9 +164,10 @@ class Run:
         bounded = [row for row in rows if row.in_worst_case]
         for row in bounded:
             objective = row.hyperparameters.get("objective")
-            label = diagnostics.objective_label(str(objective), row.targeted)
+            targeted = diagnostics.aims_at_classes(row)
+            label = diagnostics.objective_label(str(objective), targeted)
             if objective is not None and label not in self.zero_gradient_fractions:
-                fraction = self._zero_gradient_fraction(objective, row.targeted)
+                fraction = self._zero_gradient_fraction(objective, targeted)
                 self.zero_gradient_fractions[label] = fraction
         self.findings += diagnostics.find_zero_gradients(
             bounded, self.zero_gradient_fractions
