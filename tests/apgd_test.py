@@ -13,8 +13,11 @@ import pytest
 from jax.tree_util import Partial
 
 from mmc_jax.attacks import apgd, apgd_targeted, auto_step, multi_targeted, sparse_step
+from mmc_jax.attacks.apgd_engine import _rank_targets
+from mmc_jax.attacks.apgd_walk import Examples
 from mmc_jax.attacks.auto_step import Ball
 from mmc_jax.attacks.objectives import margin, own_class
+from mmc_jax.attacks.passes import Problem
 from mmc_jax.types import StochasticLogitsFn
 
 BATCH = 4
@@ -163,6 +166,39 @@ def test_reaches_the_optimum_on_a_matrix(norm, epsilon, part):
     for i in range(BATCH):
         best = _lowest(KERNEL[:, LABELS[i]], NOISE[i], epsilon, norm)
         assert best * (1 + 1e-4) <= float(lowered[i]) <= best * (part - 1e-4)
+
+
+def test_no_iterate_of_a_larger_ball_comes_back():
+    # Every objective is infinite, so that nothing is better than anything.
+    masked = Partial(lambda x: matrix_logits(KERNEL, x).at[:, 2].set(-jnp.inf))
+    targets = jnp.where(LABELS == 2, 0, 2)
+    labels = jnp.where(LABELS == 2, 1, LABELS)
+    adv_images = apgd(
+        masked,
+        jax.random.key(0),
+        NOISE,
+        labels,
+        targets=targets,
+        epsilon=0.5,
+        norm="l1",
+        objective="cross_entropy",
+        num_steps=20,
+    )
+    distance = np.abs(np.asarray(adv_images - NOISE)).sum(axis=(1, 2, 3))
+    assert distance.max() <= 0.5 * (1 + 1e-5)
+
+
+def test_a_label_is_no_target_beside_a_class_at_minus_infinity():
+    def masked(images):
+        return matrix_logits(KERNEL, images).at[:, 3].set(-jnp.inf)
+
+    labels = jnp.ones_like(LABELS)
+    problem = Problem(Partial(masked), labels, None, own_class, 1)
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    examples = Examples(NOISE, labels, None, None, jnp.ones(BATCH), keys)
+    order, _ = _rank_targets(problem, examples)
+    assert not np.any(np.asarray(order) == 1)
+    assert (np.asarray(order[:, -1]) == 3).all()
 
 
 def _targeted_optima(num_targets, epsilon):

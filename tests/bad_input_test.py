@@ -805,3 +805,10 @@ def test_the_good_input_that_rows_change_is_good(tmp_path):
     assert _robust_accuracy().num_examples == len(IMAGES)
     assert _load_npz(tmp_path).num_classes == 3
     _check_config()
+
+
+def test_double_precision_is_refused_with_what_to_do():
+    with jax.enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64 is on"):
+        attacks.pgd(_logits, jax.random.key(0), IMAGES, LABELS, epsilon=0.1)
+    with jax.enable_x64(True), jax.enable_x64(False):
+        attacks.pgd(_logits, jax.random.key(0), IMAGES, LABELS, epsilon=0.1)

@@ -20,6 +20,8 @@ that grew, in the code's favour.
 - l1: checkpoints are ceil(0.04 num_steps) apart, and not by the length of each part
   (-0.32 ± 0.80); the sparsity counts as the same if it is 0.95 to 1 times the last, not
   if it grew (-0.40 ± 0.30).
+- l1: with fewer than 4 steps no gradient is followed: each of three parts ends by
+  projecting the best iterate onto the next ball.
 - l1: a part of the shrinking ball ends at its last gradient; the code takes one more
   step and judges it by a pass of its own.
 """

@@ -23,6 +23,7 @@ from mmc_jax.attacks.apgd_walk import (
     problem_of,
     walk,
 )
+from mmc_jax.attacks.boundaries import likely_wrong_classes
 from mmc_jax.attacks.checks import Number
 from mmc_jax.attacks.conditional import return_unjudgeable
 from mmc_jax.attacks.door import Call, Outcome, enter
@@ -146,13 +147,12 @@ def _prepare(
 
 
 def _rank_targets(problem: Problem, examples: Examples) -> tuple[Array, Kept]:
-    """Return the wrong classes, likeliest first, `[batch, num_classes]`, label last.
+    """Return the wrong classes, likeliest first, `[batch, num_classes - 1]`.
 
     Also what to keep of the clean images, which have been judged on the way.
     """
     logits = logits_pass(problem, examples.images, fold_each(examples.keys, 0))
-    is_label = examples.labels[:, None] == jnp.arange(logits.shape[1])[None, :]
-    order = jnp.argsort(jnp.where(is_label, jnp.inf, -logits), axis=1)
+    order = likely_wrong_classes(logits, examples.labels, logits.shape[1] - 1)
     # Any other iterate of the same rank replaces the clean image.
     unknown = jnp.full(examples.labels.shape, jnp.inf, jnp.float32)
     judged = judge(logits, unknown, examples.labels, None)

@@ -16,7 +16,14 @@ from jax.typing import ArrayLike
 
 from mmc_jax.attacks import auto_step, sparse_step
 from mmc_jax.attacks.auto_step import Ball
-from mmc_jax.attacks.iterates import CORRECT, INVALID, Judgement, Kept, keep_better
+from mmc_jax.attacks.iterates import (
+    CORRECT,
+    INVALID,
+    UNSEEN,
+    Judgement,
+    Kept,
+    keep_better,
+)
 from mmc_jax.attacks.keys import fold_each
 from mmc_jax.attacks.passes import Problem, judging_pass
 from mmc_jax.attacks.projections import per_pixel
@@ -175,7 +182,7 @@ def _judge_early(setting: Setting, judged: Judgement, step: Array) -> Judgement:
         objective = jnp.where(step < 0, jnp.inf, objective)
     if plan.norm == "l1":
         scale = sparse_step.scale_at(jnp.maximum(step, 0), setting.num_steps)
-        rank = jnp.where(scale > 1, CORRECT, rank)
+        rank = jnp.where(scale > 1, UNSEEN, rank)
         objective = jnp.where(scale > 1, jnp.inf, objective)
     return Judgement(rank, objective)
 

@@ -167,7 +167,7 @@ def _attack(
 
 
 def _way(values: Array, normals: Array, norm: str) -> Array:
-    """Return the shortest way to the closest hyperplane, `[batch, size]`."""
-    distance, value, normal = boundaries.closest(values, normals, norm=norm)
+    """Return the way into the class of the closest hyperplane, `[batch, size]`."""
+    distance, _, normal = boundaries.closest(values, normals, norm=norm)
     length = jnp.where(jnp.isfinite(distance), jnp.minimum(distance, _FAR), 0.0)
-    return -(jnp.sign(value) * length)[:, None] * _DIRECTION[norm](normal)
+    return -length[:, None] * _DIRECTION[norm](normal)

@@ -81,6 +81,11 @@ def enter(
     Raises:
       ValueError: any argument that the attack's documentation does not allow.
     """
+    if jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{name} computes in float32, and jax_enable_x64 is on: call it within"
+            " jax.enable_x64(False)"
+        )
     logits_fn, key, images, labels, targets, bounds = call
     logits_fn = checks.make_logits_pytree(logits_fn)
     images = checks.check_images(images)

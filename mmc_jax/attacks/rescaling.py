@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmc_jax.attacks.checks import Number, make_logits_pytree
+from mmc_jax.attacks.door import survey
 from mmc_jax.types import Array, CoupledLogitsFn, LogitsFn, StochasticLogitsFn
 
 _SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
@@ -49,7 +50,10 @@ def make_tempered_logits_fn(
     against saturated logits, Carlini and Wagner 2016, "Defensive Distillation is not
     Robust to Adversarial Examples".
     """
-    divisor = Number(temperature, lowest=_SMALLEST_TEMPERATURE).cast("temperature", 0)
+    number = Number(temperature, lowest=_SMALLEST_TEMPERATURE)
+    divisor = number.cast("temperature", 0)
+    for name, extremes in survey({"temperature": divisor}).items():
+        number.check_range(name, *extremes)
     return _wrap(_divide, logits_fn, jnp.asarray(divisor))
 
 
