@@ -155,7 +155,15 @@ def test_a_model_is_digested_with_its_weights_and_its_program():
         jax.tree_util.Partial(lambda images, w=w: linear(w, images))
         for w in (WEIGHTS, WEIGHTS.copy(), WEIGHTS + 1e-6)
     ]
-    inner = jax.tree_util.Partial(jax.jit(lambda images: linear(WEIGHTS * 3, images)))
+    jitted = [
+        jax.tree_util.Partial(jax.jit(lambda images, w=w: linear(w, images)))
+        for w in (WEIGHTS * 3, WEIGHTS * 3 + 1e-6)
+    ]
+    through = jax.tree_util.Partial(lambda images: jitted[0](images) + 1)
+    other = jax.tree_util.Partial(lambda images: jitted[1](images) + 1)
+    chosen = jax.tree_util.Partial(
+        lambda images: jax.lax.cond(images.sum() > 0, jitted[0], jitted[1], images)
+    )
     noisy = StochasticLogitsFn(
         lambda images, keys: linear(WEIGHTS, images) + jax.random.normal(keys[0])
     )
@@ -165,7 +173,10 @@ def test_a_model_is_digested_with_its_weights_and_its_program():
         make(scaled, WEIGHTS),
         baked[0],
         baked[2],
-        inner,
+        *jitted,
+        through,
+        other,
+        chosen,
         noisy,
     ]
     found = [digest_model(model, SHAPE) for model in models]
@@ -328,6 +339,9 @@ def test_the_verifier_refuses_what_it_cannot_judge(saved, tmp_path):
     path.write_text("nothing")
     with pytest.raises(ValueError, match="is no .npz of adversarial images"):
         evaluate.read_images(path)
+    np.save(tmp_path / "array.npy", images)
+    with pytest.raises(ValueError, match="is no .npz of adversarial images"):
+        evaluate.read_images(tmp_path / "array.npy")
     with pytest.raises(ValueError, match="kept no images"):
         evaluate.save_images(_evaluate(keep_images=False), labels, path)
 
@@ -355,9 +369,9 @@ PAPER = dict(
     additional_data=False,
 )
 PARTS = {
-    "apgd-ce": ("apgd", dict(objective="cross_entropy", num_steps=100)),
-    "apgd-t": ("apgd_targeted", dict(num_steps=100)),
-    "fab-t": ("fab_targeted", dict(num_steps=100)),
+    "apgd-ce": ("apgd", dict(objective="cross_entropy", num_steps=100, keep="best")),
+    "apgd-t": ("apgd_targeted", dict(num_steps=100, keep="best", num_targets=9)),
+    "fab-t": ("fab_targeted", dict(num_steps=100, num_targets=9)),
     "square": ("square", dict(num_queries=5000)),
 }
 
@@ -413,7 +427,9 @@ def test_auto_attack_is_not_claimed_without_all_its_parts():
     assert entry(whole) == (accuracy, None)
     assert entry(_cascade(*list(PARTS)[:3]))[0] is None
     assert entry(_cascade("more", *PARTS))[0] is None  # it broke one before
-    assert entry(_cascade(*PARTS, budget=dict(num_steps=10)))[0] is None
+    for weaker in (dict(num_steps=10), dict(num_targets=1), dict(keep="last")):
+        assert entry(_cascade(*PARTS, budget=weaker))[0] is None
+    assert entry(_cascade(*PARTS, budget=dict(num_targets=None)))[0] == accuracy
     finding = diagnostics.Finding("zero_gradient", "square", "None to follow.", {})
     record = _cascade(*PARTS, findings=[finding])
     assert evaluate.robustbench_entry(record, **PAPER)["unreliable"]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from mmc_jax.types import LogitsFn, StochasticLogitsFn
 
@@ -62,10 +64,25 @@ def digest_model(
         given += (jax.eval_shape(lambda: jax.random.key(0)[None]),)
     program = jax.make_jaxpr(lambda model, *given: model(*given))(logits_fn, *given)
     digest = hashlib.sha256(_ADDRESS.sub("", str(program.jaxpr)).encode())
-    for leaf in (*jax.tree.leaves(logits_fn), *program.consts):
+    for leaf in (*jax.tree.leaves(logits_fn), *_constants(program)):
         array = jnp.asarray(leaf)
         if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             array = jax.random.key_data(array)
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _constants(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
+    """Yield what a program closes over, and the programs in it: jit keeps its own."""
+    if isinstance(program, ClosedJaxpr):
+        yield from program.consts
+        program = program.jaxpr
+    for equation in program.eqns:
+        for value in jax.tree.leaves([*equation.params.values()], is_leaf=_is_program):
+            if _is_program(value):
+                yield from _constants(value)
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)

@@ -9,12 +9,15 @@ import numpy as np
 from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
 
 # AutoAttack's standard version: attack, and the hyperparameters that make it this part.
+_APGD = {"num_steps": 100, "keep": "best"}
 _PARTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("apgd", {"objective": "cross_entropy", "num_steps": 100}),
-    ("apgd_targeted", {"num_steps": 100}),
+    ("apgd", {"objective": "cross_entropy", **_APGD}),
+    ("apgd_targeted", _APGD),
     ("fab_targeted", {"num_steps": 100}),
     ("square", {"num_queries": 5000}),
 )
+_NUM_TARGETS = 9
+"""Of both targeted parts, or as many as there are."""
 
 
 def robustbench_entry(
@@ -102,7 +105,7 @@ def _percent(share: Share) -> str:
 
 def _auto_attack(record: EvaluationRecord) -> Share | None:
     """Return the accuracy under AutoAttack's four parts, if it can be known."""
-    names = [_part(row) for row in record.rows]
+    names = [_part(row, record.num_classes) for row in record.rows]
     if not {attack for attack, _ in _PARTS} <= set(names):
         return None
     robust = record.clean_correct.copy()
@@ -114,8 +117,11 @@ def _auto_attack(record: EvaluationRecord) -> Share | None:
     return Share(int(np.sum(robust)), record.num_examples)
 
 
-def _part(row: RowRecord) -> str | None:
+def _part(row: RowRecord, num_classes: int) -> str | None:
     """Return the name of the part of AutoAttack that a row is, if any."""
+    num_targets = row.hyperparameters.get("num_targets")
+    if num_targets is not None and num_targets < min(_NUM_TARGETS, num_classes - 1):
+        return None
     for attack, needed in _PARTS:
         given = {name: row.hyperparameters.get(name) for name in needed}
         if (row.attack, row.targeted, given) == (attack, False, needed):

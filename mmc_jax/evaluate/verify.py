@@ -95,7 +95,7 @@ def read_images(path: str | os.PathLike[str]) -> SavedImages:
     try:
         with np.load(path, allow_pickle=False) as content:
             found = {name: content[name] for name in names if name in content}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz of adversarial images") from error
     missing = [name for name in names if name not in found]
     if missing:
