@@ -101,7 +101,7 @@ def parse_fraction(name: str, text: str) -> float:
     """
     try:
         value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         value = -1.0
     if not 0 <= value <= 1:
         raise ValueError(

@@ -116,6 +116,7 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
+        _out()  # a wrong flag, before any work
         if _IMAGES.value is not None:
             _verify()
         else:
@@ -147,7 +148,7 @@ def _judge() -> None:
     print(f"{len(images)} images of {source}; {len(rows)} attacks: {cost}.")
     journal = _journal()
     if journal is not None and _RESTART.value:
-        journal.unlink(missing_ok=True)
+        evaluate.remove_journal(journal)
     try:
         record = evaluate.robust_accuracy(
             **judged,
@@ -167,7 +168,7 @@ def _judge() -> None:
     if _BATTERY.value:
         _write(record, origin, pictures, _sweep(**examples, epsilon=epsilon))
     if journal is not None:
-        journal.unlink()
+        evaluate.remove_journal(journal)
 
 
 def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery:
@@ -190,7 +191,7 @@ def _stop(interruption: KeyboardInterrupt, origin: dict, pictures) -> NoReturn:
     _write(interruption.record, origin, pictures)
     rows, num_rows = interruption.record.rows, len(_suites()[origin["suite"]])
     goes_on = "To go on" if _journal() else "To judge again, from the start"
-    argv = [word for word in sys.argv if word.lstrip("-") != "restart"]
+    argv = [w for w in sys.argv if w.lstrip("-").partition("=")[0] != "restart"]
     print(
         f"Interrupted after {sum(row.complete for row in rows)} of {num_rows} attacks;"
         f" the record above is an upper bound. {goes_on}:\n"
@@ -260,7 +261,7 @@ def _subject():
 def _out() -> pathlib.Path:
     """Return where the record is."""
     default = pathlib.Path(_WORKDIR.value or "") / "evaluation.json"
-    return pathlib.Path(_OUT.value or default)
+    return inputs.parse_output(_OUT.value or default, ".json", "--out")
 
 
 def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""What a number depends on besides its arguments: versions, device, revision, key."""
+"""What a number depends on besides its arguments: versions, source, device, key."""
 
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -19,7 +21,8 @@ def describe_environment() -> dict[str, Any]:
     """Describe what a number depends on besides its arguments.
 
     Returns:
-      Versions, device, git revision and time (UTC), as plain data.
+      Versions, device, git revision, digest of the source and time (UTC), as plain
+      data.
     """
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.devices()[0]
@@ -30,6 +33,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": device.platform,
         "device": f"{jax.local_device_count()} x {device.device_kind}",
         "git_revision": git_revision(),
+        "source_sha256": source_sha256(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -58,6 +62,21 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+@functools.cache
+def source_sha256() -> str:
+    """Digest this package's source as this process found it.
+
+    Returns:
+      sha256, in hex, over the names and contents of its Python files.
+    """
+    folder, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def describe_key(key: Array) -> dict[str, Any]:

@@ -279,6 +279,20 @@ def test_another_version_is_refused(journal_of_all, tmp_path, monkeypatch):
         _evaluate(path)
 
 
+def test_another_source_is_refused_and_another_revision_is_not(
+    reference, journal_of_all, tmp_path, monkeypatch
+):
+    path = tmp_path / "journal"
+    path.write_bytes(journal_of_all)
+    environment = setting.describe_environment()
+    changed = environment | {"git_revision": "another+"}
+    monkeypatch.setattr(setting, "describe_environment", lambda: changed)
+    np.testing.assert_array_equal(_evaluate(path).robust, reference.robust)
+    changed = environment | {"source_sha256": "another"}
+    with pytest.raises(ValueError, match=r"versions\.source_sha256: .* now"):
+        _evaluate(path)
+
+
 def test_a_model_out_of_sight_is_told_by_its_verdicts(tmp_path):
     def through_callback(weights):
         # A new function each time, but the program looks the same: only runs differ.
@@ -328,9 +342,10 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     path = tmp_path / "record.json"
     for text in ('{"clean": 1}\n', "mmc_jax evaluation journal 2\n"):
         path.write_text(text)
-        with pytest.raises(ValueError, match="is not the journal of an evaluation"):
-            _evaluate(path)
-        assert path.read_text() == text
+        for touch in (_evaluate, evaluate.remove_journal):
+            with pytest.raises(ValueError, match="is not the journal of an evaluation"):
+                touch(path)
+            assert path.read_text() == text
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path):
@@ -338,8 +353,13 @@ def test_two_processes_do_not_share_a_journal(tmp_path):
     with Journal(path, {"a": 1}):
         with pytest.raises(ValueError, match="in use by another process"):
             Journal(path, {"a": 1})
+        with pytest.raises(ValueError, match="in use by another process"):
+            evaluate.remove_journal(path)
     with Journal(path, {"a": 1}) as journal:
         assert list(journal.replay()) == []
+    evaluate.remove_journal(path)
+    assert not path.exists()
+    evaluate.remove_journal(path)
 
 
 def test_records_are_on_the_disk_when_appended(tmp_path, monkeypatch):

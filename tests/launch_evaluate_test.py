@@ -204,7 +204,8 @@ def tired(judge, monkeypatch):
 def test_an_interruption_writes_what_was_done_and_says_how_to_go_on(
     judge, tired, capsys, monkeypatch
 ):
-    command = ["launch/evaluate.py", "--logits_fn=a b", "--restart"]
+    restarts = ["--restart", "--restart=true"]
+    command = ["launch/evaluate.py", "--logits_fn=a b", *restarts]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
         judge(mode="individual")
@@ -349,7 +350,9 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
             dict(logits_fn="linear_logits"),
             "package.module:function, got 'linear_logits'",
         ),
+        (dict(logits_fn=".mine:thing"), "package.module:function, got '.mine:thing'"),
         (dict(logits_fn="no.such:thing"), "no module named 'no'"),
+        (dict(logits_fn="json:loads"), "takes no batch of images"),
         (dict(logits_fn="json:thing"), "json has no function 'thing'"),
         (
             dict(suite="strong"),
@@ -359,6 +362,8 @@ def test_a_work_directory_is_judged_on_its_own_data(judge, monkeypatch, tmp_path
         (dict(epsilon=None), "--epsilon is missing"),
         (dict(epsilon="8 of 255"), "--epsilon must be a number or a fraction"),
         (dict(epsilon="1/0"), "--epsilon must be a number or a fraction"),
+        (dict(epsilon="1e400"), "--epsilon must be a number or a fraction"),
+        (dict(out="eps0.02"), "--out=eps0.02 must be a file NAME.json"),
         (dict(epsilon="-0.1"), "--epsilon=-0.1 must be at least 0"),
         (dict(num_images=10), "--num_images=10, but there are 9"),
         (dict(logits_fn=None, data=None, workdir="runs/none"), "runs/none"),

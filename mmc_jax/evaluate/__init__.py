@@ -19,6 +19,7 @@ images, which `verify` judges with code of its own.
 """
 
 from mmc_jax.evaluate.cost import CostEstimate, estimate_cost
+from mmc_jax.evaluate.journal import remove_journal
 from mmc_jax.evaluate.minimum_norm import MinimumNormRecord, minimum_norm
 from mmc_jax.evaluate.progress import Progress
 from mmc_jax.evaluate.record import EvaluationRecord, RowRecord, Share
@@ -48,6 +49,7 @@ __all__ = [
     "estimate_cost",
     "minimum_norm",
     "read_images",
+    "remove_journal",
     "robust_accuracy",
     "robustbench_entry",
     "round_to_8_bits",

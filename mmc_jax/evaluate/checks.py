@@ -203,14 +203,20 @@ def check_num_classes(
       The number of classes.
 
     Raises:
-      ValueError: if logits are not `[batch, num_classes]` or a label is too large.
+      ValueError: if the classifier does not take such images, logits are not
+        `[batch, num_classes]`, or a label is too large.
     """
     images = jax.ShapeDtypeStruct((1, *examples.images.shape[1:]), jnp.float32)
+    given: tuple[Any, ...] = (images,)
     if isinstance(logits_fn, StochasticLogitsFn):
-        keys = jax.eval_shape(lambda: jax.random.key(0)[None])
-        shape = jax.eval_shape(logits_fn, images, keys).shape
-    else:
-        shape = jax.eval_shape(logits_fn, images).shape
+        given += (jax.eval_shape(lambda: jax.random.key(0)[None]),)
+    try:
+        shape = jax.eval_shape(logits_fn, *given).shape
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"logits_fn takes no batch of images {list(images.shape[1:])} as a function"
+            f" of JAX must: {error}"
+        ) from error
     if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
         raise ValueError(
             "logits_fn must return [batch, num_classes] with at least two classes, got"

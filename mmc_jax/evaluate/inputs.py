@@ -31,7 +31,7 @@ def load_logits_fn(spec: str) -> LogitsFn:
       ValueError: if there is no such module or function; it says which.
     """
     module_name, _, function_name = spec.partition(":")
-    if not module_name or not function_name:
+    if not module_name or not function_name or module_name.startswith("."):
         raise ValueError(f"logits_fn must be package.module:function, got {spec!r}")
     try:
         module = importlib.import_module(module_name)
@@ -65,7 +65,7 @@ def parse_number(text: str, name: str) -> float:
     """
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(
             f"{name} must be a number or a fraction such as 8/255, got {text!r}"
         ) from error
@@ -136,6 +136,26 @@ def choose_suite(
     own = f"{name}-mmc"
     by_distance = head is not None and head not in LINEAR_HEADS
     return own if by_distance and own in suites else name
+
+
+def parse_output(text: str | os.PathLike[str], suffix: str, name: str) -> pathlib.Path:
+    """Read the name of a file that is to be written.
+
+    Args:
+      text: the path.
+      suffix: what it must end in, such as `.json`.
+      name: what to call it in a message.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: if it ends in something else, or is a directory.
+    """
+    path = pathlib.Path(text)
+    if path.suffix != suffix or path.is_dir():
+        raise ValueError(f"{name}={path} must be a file NAME{suffix}")
+    return path
 
 
 def load_split(

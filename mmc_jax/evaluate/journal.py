@@ -13,10 +13,29 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 _FIRST_LINE = b"mmc_jax evaluation journal 1\n"
-_ANEW = "to begin anew remove that file (--restart), or name another (--journal)"
+_ANEW = "to begin anew remove that file, or name another"
+
+
+def remove_journal(path: str | os.PathLike[str]) -> None:
+    """Remove a journal, if it is there.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: if the file is no journal, or in use; it is left as it is.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        _lock(file, path)
+        if not _FIRST_LINE.startswith(file.readline()):
+            raise ValueError(f"{path} is not the journal of an evaluation")
+        path.unlink()
 
 
 class Journal:
@@ -50,12 +69,7 @@ class Journal:
         self._file.close()
 
     def _begin(self, identity: dict[str, Any]) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"the journal {self._path} is in use by another process"
-            ) from error
+        _lock(self._file, self._path)
         self._file.seek(0)
         first = self._file.readline()
         if not _FIRST_LINE.startswith(first):
@@ -97,6 +111,13 @@ class Journal:
         self._file.write(content)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _lock(file: IO[bytes], path: pathlib.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"the journal {path} is in use by another process") from error
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from mmc_jax.evaluate.checks import Examples
 from mmc_jax.evaluate.rows import Row
 from mmc_jax.types import Array, LogitsFn, StochasticLogitsFn
 
-_VERSIONS = ("mmc_jax", "git_revision", "jax", "jaxlib", "platform")
+_VERSIONS = ("mmc_jax", "source_sha256", "jax", "jaxlib", "platform")
 
 
 @dataclasses.dataclass(frozen=True)
