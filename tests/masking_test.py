@@ -288,6 +288,17 @@ def test_a_plain_model_passes_the_battery_with_the_curves_of_the_closed_form():
     json.dumps(battery.to_dict(), allow_nan=False)
 
 
+def test_a_loss_that_is_no_number_is_written_as_none():
+    def breaks(images):
+        at_border = (images >= 1).any(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0]
+        return jnp.where(at_border, jnp.nan, _linear(images))
+
+    battery = _battery(breaks, epsilon=0.5)
+    assert np.isnan(battery.loss_curve[-1])
+    plain = json.loads(json.dumps(battery.to_dict(), allow_nan=False))
+    assert plain["loss_curve"][-1] is None and plain["loss_curve"][0] > 0
+
+
 def test_the_battery_in_l2_ends_where_the_ball_holds_the_box():
     images, _ = _data()
     battery = _battery(_linear, norm="l2", epsilon=0.1, step_counts=(16,))

@@ -121,6 +121,13 @@ def test_findings_on_the_whole_record_mark_the_worst_case():
     assert tables.MARK not in _cells(text, "ce ")[1]
 
 
+def test_a_cascade_of_one_row_has_no_strongest_attack_of_its_own():
+    # Its accuracy is over the images that are right clean, the others' over all.
+    text = tables.render({"m": _record([_row("ce", 19, 10, 10)], 10, mode="cascade")})
+    assert "strongest attack" not in text
+    assert _cells(text, "worst case")[1].startswith("50.0 [")
+
+
 def test_a_cascade_shows_what_each_row_broke_and_what_is_left():
     rows = [
         _row("ce", 19, 18, 18),

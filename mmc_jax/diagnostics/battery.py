@@ -12,6 +12,7 @@ found into an evaluation's table, where it marks the worst case.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,13 +78,13 @@ class Battery:
     randomness: Randomness
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data; a loss that is no number is None."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return plain | {
             "findings": [finding.to_dict() for finding in self.findings],
             "step_curve": self.step_curve.to_dict(),
             "epsilon_curve": self.epsilon_curve.to_dict(),
-            "loss_curve": list(self.loss_curve),
+            "loss_curve": [v if math.isfinite(v) else None for v in self.loss_curve],
             "noise_curve": self.noise_curve.to_dict(),
             "zero_gradient_fractions": dict(self.zero_gradient_fractions),
             "randomness": dataclasses.asdict(self.randomness),

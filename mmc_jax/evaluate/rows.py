@@ -125,7 +125,7 @@ def _bind_row(row_name: str, spec: Mapping[str, Any], settings: dict[str, Any]) 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     hyperparameters = {
-        name: spec.get(name, parameter.default)
+        name: _plain(spec.get(name, parameter.default))
         for name, parameter in accepted.items()
         if name not in _NOT_HYPERPARAMETERS
     }
@@ -137,6 +137,11 @@ def _bind_row(row_name: str, spec: Mapping[str, Any], settings: dict[str, Any]) 
         targeted=targeted,
         takes_epsilon="epsilon" in accepted,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def rehearse(

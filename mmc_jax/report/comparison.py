@@ -171,16 +171,18 @@ def strongest_row(record: Record) -> tuple[str, Record] | None:
       record: of an evaluation.
 
     Returns:
-      The row of lowest accuracy; None where rows saw different images.
+      The row of lowest accuracy; None in a cascade, where rows see different images.
     """
+    if record["mode"] == "cascade":
+        return None
     rows = {
         name: row
         for name, row in record["rows"].items()
         if row["in_worst_case"] and row["complete"] and row["num_attacked"]
     }
-    if not rows or (record["mode"] == "cascade" and len(rows) > 1):
-        return None
-    return min(rows.items(), key=lambda named: named[1]["accuracy"]["value"])
+    return min(
+        rows.items(), key=lambda named: named[1]["accuracy"]["value"], default=None
+    )
 
 
 def _strongest(records: Mapping[str, Record]) -> list[Cell] | None:
