@@ -19,6 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from mmc_jax import attacks, data, report
+from mmc_jax.command_line import fail, parse_flags, refuse_arguments
 from mmc_jax.evaluate import inputs, robust_accuracy
 from mmc_jax.train import load, read_metrics, train
 
@@ -49,10 +50,20 @@ _SWEEP = (0.02, 0.05, 0.2, 0.3)
 
 
 def main(argv: list[str]) -> None:
-    """Train, attack, show."""
-    del argv
-    start = time.perf_counter()
+    """Train, attack, show; say in one line what went wrong where something did."""
+    refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
+    try:
+        _run()
+    except (ValueError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where it was.")
+        sys.exit(130)
+
+
+def _run() -> None:
+    start = time.perf_counter()
     workdir = pathlib.Path(_WORKDIR.value)
     splits = data.load("digits", validation_size=200)
     images, labels = np.float32(splits.test.images / 255), splits.test.labels
@@ -233,4 +244,4 @@ def _draw_plane(folder, model, variables, logits_fn, images, labels) -> None:
 if __name__ == "__main__":
     # configs/ is imported as a package, from wherever this script is started.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -81,10 +81,16 @@ def _reproduce() -> None:
     part = experiments.Plan(**expand(*names, seeds=_seeds(), models=_models()))
     whole = experiments.Plan(**expand(*names))
     out, runs = pathlib.Path(_OUT.value), pathlib.Path(_RUNS.value)
-    if not _PAGE_ONLY.value:
-        _work(part, out, runs)
+    diverged = None
+    try:
+        if not _PAGE_ONLY.value:
+            _work(part, out, runs)
+    except NonFiniteLossError as error:  # the others have their cells
+        diverged = error
     for path in experiments.write_pages(whole, out):
         print(f"The page is {path}.")
+    if diverged is not None:
+        raise diverged
 
 
 def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None:
@@ -98,7 +104,7 @@ def _work(plan: experiments.Plan, out: pathlib.Path, runs: pathlib.Path) -> None
         data_dir=config and (config.data_dir or None),
         validation_size=config and config.validation_size,
     )
-    work = experiments.find_work(plan, out, runs, splits.sizes)
+    work = experiments.find_work(plan, out, runs, splits)
     print(
         f"{plan.experiment} on {splits.source}: {len(work.untrained)} models to train,"
         f" {len(work.missing)} of {len(plan.wanted)} measurements to take."

@@ -109,6 +109,18 @@ def test_quickstart(tmp_path):
     assert len(list(tmp_path.glob("*/checkpoints/*/commit_success.txt"))) >= 4
 
 
+def test_a_quickstart_that_cannot_go_on_says_so_in_one_line(tmp_path):
+    (tmp_path / "softmax").write_text("a file where a folder is to be")
+    done = subprocess.run(
+        [sys.executable, "launch/quickstart.py", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_the_costs_are_of_every_attack():
     table = ATTACKS.split("## What an attack costs")[1].split("## From")[0]
     named = set(re.findall(r"`(\w+)`", table))

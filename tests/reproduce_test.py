@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import experiments as definitions
-from mmc_jax import experiments
+from mmc_jax import data, experiments
 from mmc_jax.evaluate import inputs
 from mmc_jax.experiments import kinds, measures, store
 from mmc_jax.report import Section, Text
@@ -58,7 +58,7 @@ def test_a_damaged_cell_is_named(tmp_path, text):
         store.read(plan, plan.wanted[0], tmp_path)
 
 
-def test_journals_are_told_apart_and_go_with_their_cell(tmp_path):
+def test_journals_are_told_apart_and_go_with_their_cell(tmp_path, monkeypatch):
     plan = make_plan([(("one",), 0, "noise", "attacks", SETTINGS)])
     path = plan.wanted[0].path(tmp_path)
     identity = plan.identity(plan.wanted[0])
@@ -67,7 +67,9 @@ def test_journals_are_told_apart_and_go_with_their_cell(tmp_path):
     retrained = store.journal_path(path, identity, {"one": "others"}, sizes)
     changed = store.journal_path(path, {**identity, "seed": 1}, weights, sizes)
     enlarged = store.journal_path(path, identity, weights, {"test": 5})
-    assert len({ours, retrained, changed, enlarged}) == 4
+    monkeypatch.setattr(store, "source_sha256", lambda: "of other code")
+    mended = store.journal_path(path, identity, weights, sizes)
+    assert len({ours, retrained, changed, enlarged, mended}) == 5
     neighbour = path.with_name("noise_2.abc.journal")
     for journal in (ours, retrained, neighbour):
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def counted(monkeypatch):
 
 def find_work(plan, tmp_path, parts):
     """Return what is left of a plan."""
-    return experiments.find_work(plan, tmp_path / "out", tmp_path / "runs", parts.sizes)
+    return experiments.find_work(plan, tmp_path / "out", tmp_path / "runs", parts)
 
 
 def do_work(plan, tmp_path, parts=None, work=None):
@@ -244,25 +246,30 @@ def subject(tmp_path):
 
 
 def test_a_model_counts_as_trained_by_its_own_config_and_data(subject, monkeypatch):
-    sizes = {"train": 1000, "validation": 100, "test": 500}
+    whole = data.load("digits", validation_size=100)
 
     def train(config, workdir, *, report, **_):
         report(0.5)
-        cut = {**sizes, "train": config.max_train_images}
-        inputs.write_json({"data": {"sizes": cut}}, workdir / "run.json")
+        cut = data.with_fewer_to_train_on(whole, config.max_train_images)
+        assert len(cut.train) == 500 < len(whole.train)
+        inputs.write_json({"data": cut.describe()}, workdir / "run.json")
 
     monkeypatch.setattr("mmc_jax.train.train", train)
-    assert not subject.is_trained(sizes)
+    assert not subject.is_trained(whole)
     told = []
     subject.train(told.append)
-    assert subject.is_trained(sizes) and told == [0.5]
-    assert not subject.is_trained({**sizes, "test": 499}), "of a part of the data set"
+    assert subject.is_trained(whole) and told == [0.5]
+    part = dataclasses.replace(whole, test=whole.test.take(slice(499)))
+    assert not subject.is_trained(part), "of a part of the data set"
+    others = whole.train.take(np.arange(len(whole.train))[::-1])
+    other = dataclasses.replace(whole, train=others)
+    assert not subject.is_trained(other), "of others of the same size"
     changed = ml_collections.ConfigDict(subject.config)
     changed.batch_size = 51
-    assert not dataclasses.replace(subject, config=changed).is_trained(sizes)
+    assert not dataclasses.replace(subject, config=changed).is_trained(whole)
     (subject.workdir / "trained.json").write_text("{")
     with pytest.raises(ValueError, match=r"trained\.json is damaged .*remove .*mmc_0"):
-        subject.is_trained(sizes)
+        subject.is_trained(whole)
 
 
 def test_a_model_is_trained_by_one_process_at_a_time(subject, monkeypatch):

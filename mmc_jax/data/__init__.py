@@ -14,6 +14,7 @@ from mmc_jax.data.batching import (
     to_device,
     to_float,
 )
+from mmc_jax.data.holdout import with_fewer_to_train_on
 from mmc_jax.data.loading import DATASETS, load, load_test_arrays
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "to_batch",
     "to_device",
     "to_float",
+    "with_fewer_to_train_on",
 ]

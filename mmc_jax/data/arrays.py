@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +144,32 @@ class DataSplits:
                 ("test", self.test),
             )
         }
+
+    def describe(self) -> dict[str, Any]:
+        """Return where the images come from and what tells them apart, plain data."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sizes": self.sizes,
+            "sha256": self.sha256,
+            "is_subset": self.is_subset,
+        }
+
+    def differences(self, described: Mapping[str, Any]) -> str:
+        """Say how these data differ from others.
+
+        Args:
+            described: what their `describe` returned; earlier records have no digests.
+
+        Returns:
+            A few words, empty where they are the same.
+        """
+        sizes, digests = described["sizes"], described.get("sha256", self.sha256)
+        if sizes != self.sizes:
+            return f"{sizes} images there, {self.sizes} now"
+        changed = [name for name in digests if digests[name] != self.sha256[name]]
+        others = f"as many, but other images or labels in {', '.join(changed)}"
+        return others if changed else ""
 
     @property
     def is_subset(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from mmc_jax.data.arrays import ArrayDataset
+from mmc_jax.data.arrays import ArrayDataset, DataSplits
 
 SPLIT_SEED = 0
 """Seeds every held-out split. Not a run's seed: all runs share the same splits."""
@@ -72,3 +74,16 @@ def split_off(dataset: ArrayDataset, size: int) -> tuple[ArrayDataset, ArrayData
     return dataset.take(np.delete(np.arange(len(dataset)), held_out)), dataset.take(
         held_out
     )
+
+
+def with_fewer_to_train_on(splits: DataSplits, size: int) -> DataSplits:
+    """Return splits whose training set is cut, each class in proportion.
+
+    Args:
+        splits: the data.
+        size: at most so many training images; 0 for all.
+    """
+    if not size or size >= len(splits.train):
+        return splits
+    chosen = stratified_indices(splits.train.labels, size)
+    return dataclasses.replace(splits, train=splits.train.take(chosen))

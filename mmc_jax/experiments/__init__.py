@@ -1,7 +1,7 @@
 """The paper's experiments: train and measure what is missing, and write one page.
 
     plan = Plan(**configs.experiments.expand("table1", "mnist", "smoke"))
-    work = find_work(plan, out, runs, splits.sizes)
+    work = find_work(plan, out, runs, splits)
     do_work(work, splits, batch_size=128, report=print)
     write_pages(plan, out)
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mmc_jax import data
@@ -35,7 +35,7 @@ class Work:
 
 
 def find_work(
-    plan: Plan, out: pathlib.Path, runs: pathlib.Path, sizes: Mapping[str, int]
+    plan: Plan, out: pathlib.Path, runs: pathlib.Path, splits: data.DataSplits
 ) -> Work:
     """Look for what an experiment lacks.
 
@@ -43,8 +43,8 @@ def find_work(
       plan: the experiment.
       out: where results lie.
       runs: where models are trained.
-      sizes: of the splits at hand; a cell of others, such as a part of the data set,
-        does not count.
+      splits: the data at hand; a cell of others, such as a part of the data set, does
+        not count.
 
     Returns:
       What is missing. A model is trained only if one of its cells is.
@@ -59,7 +59,7 @@ def find_work(
                 f"{plan.experiment} asks for cells of kind {wanted.kind!r}; known:"
                 f" {', '.join(KINDS)}"
             )
-    missing = [w for w in plan.wanted if not _is_stored(plan, w, folder, sizes)]
+    missing = [w for w in plan.wanted if not _is_stored(plan, w, folder, splits)]
     needed = {
         (wanted.seed, model): None
         for wanted in missing
@@ -67,15 +67,15 @@ def find_work(
         for model in wanted.members
     }
     subjects = [_subject(plan, model, seed, runs) for seed, model in needed]
-    untrained = tuple(one for one in subjects if not one.is_trained(sizes))
+    untrained = tuple(one for one in subjects if not one.is_trained(splits))
     return Work(plan, out, runs, tuple(missing), untrained)
 
 
 def _is_stored(
-    plan: Plan, wanted: Wanted, folder: pathlib.Path, sizes: Mapping[str, int]
+    plan: Plan, wanted: Wanted, folder: pathlib.Path, splits: data.DataSplits
 ) -> bool:
     cell = store.read(plan, wanted, folder)
-    return cell is not None and cell["data"]["sizes"] == sizes
+    return cell is not None and not splits.differences(cell["data"])
 
 
 def _subject(plan: Plan, model: str, seed: int, runs: pathlib.Path) -> Subject:
@@ -110,7 +110,7 @@ def do_work(
     subjects: dict[tuple[int, str], Subject] = {}
     diverged: dict[tuple[int, str], str] = {}
     for wanted in work.missing:
-        if _is_stored(work.plan, wanted, work.folder, splits.sizes):
+        if _is_stored(work.plan, wanted, work.folder, splits):
             report(cell_name(wanted), "measure", 1.0)
             continue
         keys = [(wanted.seed, model) for model in wanted.members]
@@ -178,7 +178,7 @@ def _measure(
         splits=splits,
         seed=wanted.seed,
         batch_size=batch_size,
-        journal=store.journal_path(path, identity, models, splits.sizes),
+        journal=store.journal_path(path, identity, models, splits.sha256),
         progress=lambda done: report(cell_name(wanted), "measure", done),
     )
     task.progress(0.0)
@@ -188,12 +188,7 @@ def _measure(
         "identity": identity,
         "result": result,
         "models": models,
-        "data": {
-            "name": splits.name,
-            "source": splits.source,
-            "sizes": splits.sizes,
-            "is_subset": splits.is_subset,
-        },
+        "data": splits.describe(),
         "environment": describe_environment(),
         "trained_in": {
             name: subject.run["environment"] for name, subject in subjects.items()

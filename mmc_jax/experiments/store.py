@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mmc_jax.environment import source_sha256
 from mmc_jax.evaluate import inputs
 from mmc_jax.experiments.plan import Plan, Wanted
 
@@ -87,22 +88,24 @@ def journal_path(
     path: pathlib.Path,
     identity: Mapping[str, Any],
     models: Mapping[str, str],
-    sizes: Mapping[str, int],
+    sha256: Mapping[str, str],
 ) -> pathlib.Path:
     """Return where an unfinished cell keeps what is done.
 
     The name holds a digest of all that outcomes depend on, so that a cell of other
-    settings, of a model trained again, or on other data, begins a journal of its own.
+    settings, of a model trained again, on other data, or measured by other code, begins
+    a journal of its own.
 
     Args:
       path: of the cell.
       identity: the cell's.
       models: model -> digest of its weights.
-      sizes: of the splits at hand.
+      sha256: of the splits at hand.
 
     Returns:
       The path.
     """
-    content = json.dumps([identity, models, sizes], sort_keys=True).encode()
+    given = [identity, models, sha256, source_sha256()]
+    content = json.dumps(given, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:12]
     return path.with_name(f"{path.stem}.{digest}.journal")

@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import functools
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,14 +31,14 @@ class Subject:
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
 
-    def is_trained(self, sizes: Mapping[str, int]) -> bool:
+    def is_trained(self, splits: data.DataSplits) -> bool:
         """Tell whether its training is known to be done.
 
         Args:
-          sizes: of the splits at hand.
+          splits: the data at hand.
 
         Returns:
-          Whether a run by this very config, on splits of these sizes, has ended.
+          Whether a run by this very config, on these data, has ended.
 
         Raises:
           ValueError: for a damaged record; it names the file.
@@ -47,10 +46,10 @@ class Subject:
         path = self.workdir / _TRAINED
         if not path.exists():
             return False
-        num_train = min(self.config.max_train_images or math.inf, sizes["train"])
-        return _read(path) == plain_config(self.config) and self.run["data"][
-            "sizes"
-        ] == {**sizes, "train": num_train}
+        splits = data.with_fewer_to_train_on(splits, self.config.max_train_images)
+        return _read(path) == plain_config(self.config) and not splits.differences(
+            self.run["data"]
+        )
 
     def train(self, report: Callable[[float], None]) -> None:
         """Train it, going on from its last checkpoint.

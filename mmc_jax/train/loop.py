@@ -21,7 +21,6 @@ from absl import logging
 
 from mmc_jax import data, parallel
 from mmc_jax.checkpoint import Checkpointer
-from mmc_jax.data import holdout
 from mmc_jax.train import build, build_recipe
 from mmc_jax.train.log import Log
 from mmc_jax.train.step import (
@@ -125,11 +124,7 @@ def load_data(config: ml_collections.ConfigDict) -> data.DataSplits:
         data_dir=config.data_dir or None,
         validation_size=config.validation_size,
     )
-    if config.max_train_images:
-        num_images = min(config.max_train_images, len(splits.train))
-        chosen = holdout.stratified_indices(splits.train.labels, num_images)
-        train_data = splits.train.take(chosen)
-        splits = dataclasses.replace(splits, train=train_data)
+    splits = data.with_fewer_to_train_on(splits, config.max_train_images)
     size = len(splits.train)
     if size < config.batch_size:
         raise ValueError(

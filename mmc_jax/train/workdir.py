@@ -100,12 +100,7 @@ def open_workdir(
         "num_classes": splits.num_classes,
         "class_parents": build.class_parents(config, splits),
         "image_shape": splits.train.image_shape,
-        "data": {
-            "source": splits.source,
-            "sizes": splits.sizes,
-            "sha256": splits.sha256,
-            "is_subset": splits.is_subset,
-        },
+        "data": splits.describe(),
         "environment": describe_environment(),
     }
     # Written whole or not at all: a killed run must find a readable record.
@@ -134,25 +129,11 @@ def _check_same_run(
             f"{path} holds a run with another config ({'; '.join(differing)});"
             " use that config, or another work directory"
         )
-    _check_same_data(path, recorded["data"], splits)
-
-
-def _check_same_data(
-    path: pathlib.Path, recorded: dict[str, Any], splits: data.DataSplits
-) -> None:
-    """Refuse data of other sizes or, where the record has digests, of other content."""
-    sizes, digests = recorded["sizes"], recorded.get("sha256", splits.sha256)
-    changed = [name for name in digests if digests[name] != splits.sha256[name]]
-    if sizes != splits.sizes:
-        how = f"{sizes} images there, {splits.sizes} now"
-    elif changed:
-        how = f"as many, but other images or labels in {', '.join(changed)}"
-    else:
-        return
-    raise ValueError(
-        f"{path} holds a run on other data ({how}); use those data, or another work"
-        " directory"
-    )
+    if how := splits.differences(recorded["data"]):
+        raise ValueError(
+            f"{path} holds a run on other data ({how}); use those data, or another work"
+            " directory"
+        )
 
 
 def _check_length(
