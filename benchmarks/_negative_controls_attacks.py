@@ -86,15 +86,12 @@ IN_ATTACKS = (
         ("fab::test_the_label_is_no_wrong_class_wherever_the_logits_lie",),
     ),
     Control(
-        "APGD-T's targets: the label is masked by 0",
-        "as torchattacks, CW",
-        ATTACKS + "apgd_engine.py",
-        "jnp.argsort(jnp.where(is_label, jnp.inf, -logits), axis=1)",
-        "jnp.argsort(jnp.where(is_label, 0.0, -logits), axis=1)",
-        (
-            "attacks::test_a_constant_added_to_the_logits_changes_nothing"
-            "[apgd_targeted--64.0]",
-        ),
+        "the likeliest wrong classes: the label before one at minus infinity",
+        "ours",
+        ATTACKS + "boundaries.py",
+        "-jnp.inf, jnp.nan_to_num(logits, nan=0.0))",
+        "-jnp.inf, logits)",
+        ("apgd::test_a_label_is_no_target_beside_a_class_at_minus_infinity",),
     ),
     Control(
         "APGD does not return to the best point when it halves",
@@ -207,5 +204,21 @@ IN_ATTACKS = (
         "return 2.0 * products - squared_features - squared_centers",
         "return products - squared_features - squared_centers",
         ("reference::test_mahalanobis_logits",),
+    ),
+    Control(
+        "AutoAttack for randomised models judges by one draw",
+        "ours",
+        "mmc_jax/attacks/auto_attack.py",
+        'samples = NUM_SAMPLES if version == "rand" else 1',
+        "samples = 1",
+        ("auto_attack::test_a_randomised_model_is_judged_by_means_of_samples",),
+    ),
+    Control(
+        "l1-APGD returns an image of a larger ball",
+        "ours",
+        "mmc_jax/attacks/apgd_walk.py",
+        "jnp.where(scale > 1, UNSEEN, rank)",
+        "jnp.where(scale > 1, CORRECT, rank)",
+        ("apgd::test_no_iterate_of_a_larger_ball_comes_back",),
     ),
 )

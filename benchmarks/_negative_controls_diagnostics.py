@@ -181,4 +181,15 @@ IN_DIAGNOSTICS = (
         "diagnostics.find_stronger_rivals(\n            [],",
         ("masking::test_an_evaluation_notices_rivals_without_a_gradient",),
     ),
+    Control(
+        "zero_gradient: attacks that choose targets are judged by the untargeted form",
+        "ours",
+        _DIAGNOSTICS + "findings.py",
+        "return row.targeted or row.attack in _OWN_TARGETS",
+        "return row.targeted",
+        (
+            "masking::test_attacks_that_choose_their_targets_are_judged_by_the_"
+            "targeted_objective",
+        ),
+    ),
 )

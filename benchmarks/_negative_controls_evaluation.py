@@ -132,4 +132,12 @@ IN_EVALUATION = (
             "test_distances_are_those_of_the_closed_form_and_failures_have_none",
         ),
     ),
+    Control(
+        "a jitted model's weights are not in its digest",
+        "ours",
+        _EVALUATE + "digests.py",
+        "*_constants(program)",
+        "*program.consts",
+        ("accounting::test_a_model_is_digested_with_its_weights_and_its_program",),
+    ),
 )

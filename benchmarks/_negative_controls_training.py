@@ -276,7 +276,7 @@ IN_TRAINING = (
     Control(
         "other data of the same size pass for those of the run",
         "ours",
-        _TRAIN + "workdir.py",
+        "mmc_jax/data/arrays.py",
         "name for name in digests if digests[name] !=",
         "name for name in digests if digests[name] == name !=",
         ("train::test_work_directory_refuses_other_data",),
