@@ -82,6 +82,9 @@ def with_fewer_to_train_on(splits: DataSplits, size: int) -> DataSplits:
     Args:
         splits: the data.
         size: at most so many training images; 0 for all.
+
+    Returns:
+        The splits; validation and test are as they were.
     """
     if not size or size >= len(splits.train):
         return splits

@@ -150,12 +150,7 @@ def gradient_masking_battery(
     largest = check_ball(images.shape[1:], norm, epsilon, bounds=bounds)
     if epsilons is None:
         epsilons = np.geomspace(epsilon, largest, _NUM_EPSILONS + 1)[1:].tolist()
-    _check_ascending("epsilons", (0.0, epsilon, *epsilons))
-    if not len(epsilons) or epsilons[-1] < largest * (1 - 1e-6):
-        raise ValueError(
-            f"epsilons must end at a radius that spans the box, {largest:.4g} in"
-            f" {norm}, or accuracy need not fall to chance; got {[*epsilons]}"
-        )
+    _check_radii((0.0, epsilon, *epsilons), largest)
     bench = Bench(
         logits_fn=make_logits_pytree(logits_fn),
         images=images,
@@ -223,6 +218,15 @@ def _check(images, labels, epsilon, objective, step_counts):
             f"objective must be one of {', '.join(accepted)}, got {objective!r}"
         )
     _check_ascending("step_counts", (0, *step_counts))
+
+
+def _check_radii(radii, largest):
+    _check_ascending("epsilons", radii)
+    if radii[-1] < largest * (1 - 1e-6):
+        raise ValueError(
+            f"epsilons must end at a radius that spans the box, {largest:.4g}, or"
+            f" accuracy need not fall to chance; got {[*radii[2:]]}"
+        )
 
 
 def _check_ascending(name, values):
