@@ -28,8 +28,6 @@ _STEP_SIZE = 0.01
 _SEARCH = dict(binary_search_steps=9, initial_const=0.01)
 _NUM_STEPS = 1000
 _BETA = 0.01
-# FAB and DeepFool look for the smallest distance: their radius filters nothing.
-_NO_RADIUS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +163,9 @@ _FOOLBOX_ELASTIC = dict(
 _ART_STEPS = 100
 _ART_ELASTIC = dict(_SEARCH, learning_rate=0.01, max_iter=_ART_STEPS, beta=_BETA)
 _DEEP_FOOL = dict(steps=50, overshoot=0.02)
-_FAB = dict(steps=100, eps=_NO_RADIUS)
+# At the radius of the row: the targeted form goes on to the next target only for images
+# that no earlier one broke within it, and its distances are therefore not compared.
+_FAB = dict(steps=100)
 _SQUARE = dict(n_queries=5000, resc_schedule=False)
 
 PEER_ATTACKS: dict[str, tuple[PeerAttack, ...]] = {
@@ -197,7 +197,7 @@ PEER_ATTACKS: dict[str, tuple[PeerAttack, ...]] = {
         _torchattacks("Square", **_SQUARE),
         _art("SquareAttack", max_iter=5000),
     ),
-    "spsa": (_torchattacks("SPSA", nb_iter=20, nb_sample=128, max_batch_size=64),),
+    "spsa": (_torchattacks("SPSA", nb_iter=20, nb_sample=64, max_batch_size=64),),
     "carlini_wagner": (
         _torchattacks("CW", c=1, steps=9 * _NUM_STEPS, lr=0.01),
         _foolbox("L2CarliniWagnerAttack", stepsize=0.01, steps=_NUM_STEPS, **_SEARCH),
