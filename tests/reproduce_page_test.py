@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmc_jax import experiments
 from mmc_jax.evaluate import Share
 from mmc_jax.experiments import tables, view
+from mmc_jax.experiments.distances import distance_cell
 from mmc_jax.report import Cell, Code, Picture, Section, Table, Text
 from mmc_jax.report.markdown import write_markdown
 from tests.reproduce_cases import SETTINGS, fill, make_plan, record
@@ -164,21 +165,23 @@ def test_weights_that_differ_are_said(tmp_path):
     assert "Cells of One, seed 1, are of weights that differ" in markdown.read_text()
 
 
-def test_distances_are_of_what_was_broken(tmp_path):
+def test_means_are_of_what_was_broken_and_medians_of_what_was_right(tmp_path):
     settings = dict(attack={"name": "carlini_wagner"}, norm="l2", num_images=4)
     cells = [(("one",), s, "cw", "minimum_norm", settings) for s in (0, 1)]
     plan = make_plan(cells, more=("distances",))
     results = {
         ("one", 0, "cw"): _distances([0.0, 1.0, 3.0, None], "0111", "0110"),
-        ("one", 1, "cw"): _distances([4.0, 0.0, None, None], "1011", "1000"),
+        ("one", 1, "cw"): _distances([4.0, 0.0, 0.0, 0.0], "1000", "1000"),
     }
     fill(plan, plan.folder(tmp_path), results)
     _, markdown = experiments.write_pages(plan, tmp_path)
-    # By hand: means 2 and 4 of the seeds, median of 1, 3, 4; three images held.
+    # By hand: means 2 and 4 of the seeds, median of 1, 3, 4 and one that held.
     assert _line(markdown, "| One ").split("|")[2:4] == [
-        " 3.000 ± 1.414 median 3.000 2 seeds n 4 ",
-        " 3          ",
+        " 3.000 ± 1.414 median 3.500 2 seeds n 4 ",
+        " 1          ",
     ]
+    cell = distance_cell([_distances([1.0, None, None], "111", "100")])
+    assert cell.text == "1.000" and cell.details[0] == "median not reached"
 
 
 def _distances(distances, clean_correct, success):
