@@ -4,7 +4,7 @@ XLA:CPU has fast kernels for 2-D convolutions in one layout only: NHWC images, H
 kernels, NHWC results. It brings other layouts into it, but only outside `fori_loop`,
 `scan`, `while_loop` and `cond` (https://github.com/jax-ml/jax/issues/12868). The
 gradients of a convolution have other layouts, so inside a loop an attack's step runs
-up to 7 times slower than outside it, and a training step up to 35 times.
+up to 5 times slower than outside it, and a training step up to 25 times.
 
 `canonical_convolutions` does in JAX what XLA leaves undone. It knows nothing of models:
 differentiate first, wrap the result, then loop::

@@ -8,8 +8,8 @@ attacks share are explained in `gradient_sign`.
 
 Where the papers and their published code differ, these follow the papers. In brackets
 what the code's way leaves more, in points of accuracy, of a softmax CNN on MNIST: mean
-and 95 % interval over 5 seeds (benchmarks/differences.py). None shows but the sparsity
-that grew, in the code's favour.
+and 95 % interval over 5 seeds (benchmarks/differences.py). None shows once the number
+of comparisons is corrected for.
 
 - The paper decides at its iteration k in W, when x_{k+1} has been judged, by what was
   known at x_k; the code decides one step earlier, at x_k (+0.12 ± 0.22).

@@ -125,8 +125,8 @@ def carlini_wagner(
       num_binary_search_steps: values of c, at least 1. Default 9, as in the paper.
       num_steps: gradients a value of c, at least 1. Default 1000, as in Pang et al.;
         the paper has 10,000. On MNIST models 200 at a rate of 0.03 come as near as 1000
-        at 0.005 (median: softmax +0.2 %, MMC -2.9 %); at 0.1 they end 14 % (softmax) to
-        30 % (MMLDA) farther away, MMC 2 %.
+        at 0.005 (median: softmax +0.2 %, MMC -2.9 %); at 0.1 they end farther away,
+        softmax by 14 %, Center loss by 28 %, MMC by 2 %.
       learning_rate: of Adam, at least 0. Default 0.01, as in the paper.
       abort_early: let an example rest until the next c once its loss is above 0.9999
         times that of num_steps / 10 steps before. False for a fixed cost.

@@ -13,7 +13,8 @@ if its objective is lower. Windows shrink as queries go by (`windows.side_length
 
 Where the official code differs, the papers are followed. In brackets what the code's
 way leaves more, in points of accuracy, of a softmax CNN on MNIST after 1,000 queries:
-mean and 95 % interval over 5 seeds (benchmarks/differences.py).
+mean and 95 % interval over 5 seeds (benchmarks/differences.py). None shows once the
+number of comparisons is corrected for.
 
 - Each example has windows and signs of its own; there, one draw serves the batch (linf
   -0.2 ± 1.0, l2 +0.3 ± 3.3).
