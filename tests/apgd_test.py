@@ -19,6 +19,7 @@ from mmc_jax.attacks.auto_step import Ball
 from mmc_jax.attacks.objectives import margin, own_class
 from mmc_jax.attacks.passes import Problem
 from mmc_jax.types import StochasticLogitsFn
+from tests.gradient_sign_test import _digits_like, network_logits
 
 BATCH = 4
 
@@ -290,6 +291,30 @@ def test_keeps_and_stops(keep, stop_on_success, expected):
     }
     # Starts at 0.75 never see the band.
     assert reached == {expected, 0.75}
+
+
+def test_the_best_of_the_last_iterates_counts():
+    images, weights = _digits_like(1)
+    logits_fn = Partial(network_logits, weights)
+    labels = jnp.argmax(logits_fn(images), axis=1)
+    reached = []
+    for num_restarts in (1, 2, 8):
+        adv_images = apgd(
+            logits_fn,
+            jax.random.key(0),
+            images,
+            labels,
+            epsilon=0.02,
+            num_steps=3,
+            num_restarts=num_restarts,
+            keep="last",
+            objective="margin",
+            stop_on_success=False,
+        )
+        reached.append(margin(logits_fn(adv_images), labels))
+    assert bool(jnp.all(reached[1] <= reached[0]))
+    assert bool(jnp.all(reached[2] <= reached[1]))
+    assert bool(jnp.any(reached[2] < reached[0]))
 
 
 def test_targeted_dlr_wants_four_classes():

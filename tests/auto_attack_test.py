@@ -106,6 +106,15 @@ def test_the_suites_are_the_published_parts(suite, version):
         assert complete(row) == complete(parts[name])
 
 
+def test_plus_and_l1_spend_what_is_published():
+    plus = attacks.auto_attack_parts("plus", norm="linf", num_classes=10)
+    assert [*plus] == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    restarts = [plus[part]["num_restarts"] for part in ("apgd-ce", "apgd-dlr", "fab")]
+    assert restarts == [5, 5, 5]
+    l1 = attacks.auto_attack_parts("standard", norm="l1", num_classes=10)
+    assert (l1["apgd-t"]["num_targets"], l1["fab-t"]["num_targets"]) == (5, 9)
+
+
 def test_parts_follow_the_norm_and_the_number_of_classes():
     parts = attacks.auto_attack_parts("standard", norm="l1", num_classes=3)
     assert parts["apgd-ce"]["num_restarts"] == 5

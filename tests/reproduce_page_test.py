@@ -104,11 +104,19 @@ def test_the_worst_case_counts_what_other_experiments_stored(tmp_path):
     assert left() == [2, 3], "attacks on other weights must not count"
     fill(more, folder, found, data=dict(source="a", sizes={"test": 9}, is_subset=False))
     assert left() == [2, 3], "attacks on other images must not count"
+    fill(plan, folder, attacked_results(), data=_digested("ours"))
+    for digest, expected in (("ours", [2, 1]), ("others", [2, 3])):
+        fill(more, folder, found, data=_digested(digest))
+        assert left() == expected, "as many, but other images, must not count"
     away = make_plan(
         [(("one",), 1, "spsa_0.1", "attacks", {**SETTINGS, "epsilon": "0.2"})]
     )
     fill(away, folder, found)
     assert left() == [2, 3], "attacks in another ball must not count"
+
+
+def _digested(digest):
+    return dict(source="a", sizes={"test": 4}, sha256={"test": digest})
 
 
 def test_noise_is_in_no_worst_case():
@@ -163,6 +171,47 @@ def test_weights_that_differ_are_said(tmp_path):
     fill(plan, folder, {("one", 1, "clean"): _clean(8, 10)}, models={"one": "another"})
     _, markdown = experiments.write_pages(plan, tmp_path)
     assert "Cells of One, seed 1, are of weights that differ" in markdown.read_text()
+
+
+def test_what_is_left_after_each_attack_is_of_all_images(tmp_path):
+    plan, results = attacked_plan(), attacked_results()
+    strongest = record("1111", {"apgd": "1011", "square": "1001"}, mode="cascade")
+    # Of the three that were left to it.
+    strongest["rows"]["square"]["accuracy"] = Share(2, 3).to_dict()
+    results["one", 0, "strongest_0.1"] = strongest
+    fill(plan, plan.folder(tmp_path), results)
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    text = markdown.read_text().split("What the strongest attack is made of")[1]
+    line = next(line for line in text.splitlines() if line.startswith("| One "))
+    assert line.split("|")[4].split()[0] == "50.0"
+
+
+def test_the_strongest_attack_is_that_of_the_radius(tmp_path):
+    settings = dict(SETTINGS, mode="cascade")
+    radii = ("0.1", "0.2")
+    cells = [
+        (("one",), 0, f"strongest_{r}", "attacks", dict(settings, epsilon=r))
+        for r in radii
+    ]
+    stored = {
+        ("one", 0, f"strongest_{r}"): record("1111", {"a": left}, mode="cascade")
+        for r, left in zip(radii, ("0111", "0001"), strict=True)
+    }
+    fill(make_plan(cells), tmp_path, stored)
+    seen = view.View(make_plan([(("one",), 0, "clean", "clean", {})]), tmp_path)
+    assert [seen.worst_case("one", r)[0]["count"] for r in radii] == [3, 1]
+
+
+def test_noise_and_rotation_have_columns_of_their_own(tmp_path):
+    settings = dict(SETTINGS, epsilon="0")
+    cells = [(("one",), 0, "transformations", "attacks", settings)]
+    plan = make_plan(cells, more=("transformations",))
+    found = record("1111", {"noise": "0111", "rotation": "0001"})
+    fill(plan, plan.folder(tmp_path), {("one", 0, "transformations"): found})
+    _, markdown = experiments.write_pages(plan, tmp_path)
+    text = markdown.read_text().split("## Noise and rotation")[1]
+    line = next(line for line in text.splitlines() if line.startswith("| One "))
+    assert [cell.split()[0] for cell in line.split("|")[3:5]] == ["75.0", "25.0"]
 
 
 def test_means_are_of_what_was_broken_and_medians_of_what_was_right(tmp_path):

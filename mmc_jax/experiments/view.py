@@ -165,8 +165,15 @@ def _attacks_alike(cell: Cell, other: Cell) -> bool:
         one["kind"] == two["kind"] == "attacks"
         and one["settings"]["epsilon"] == two["settings"]["epsilon"]
         and cell["models"] == other["models"]
-        and cell["data"]["sizes"] == other["data"]["sizes"]
+        and _data_alike(cell["data"], other["data"])
     )
+
+
+def _data_alike(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two cells are of the same data, as far as they say: not all do."""
+    digests = [each["sha256"] for each in (data, other) if "sha256" in each]
+    same = len(digests) < 2 or digests[0] == digests[1]
+    return same and data["sizes"] == other["sizes"]
 
 
 def results(view: View, kind: str) -> dict[str, list[Mapping[str, Any]]]:
