@@ -39,7 +39,7 @@ _SHORT = {
     "optimizer.boundaries": (4,),
     "keep_checkpoints": 1,
 }
-_NUM_TEST = 1000
+_NUM_TEST = 300
 
 _LOSSES = ("softmax", "mmc")
 _BOTH: dict[str, tuple[str, dict[str, Any]]] = {
