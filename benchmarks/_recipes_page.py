@@ -9,8 +9,6 @@ import _paired
 import numpy as np
 from scipy import stats
 
-from mmc_jax import metrics
-
 Cell = Mapping[str, Any]
 
 
@@ -69,9 +67,9 @@ where the question is."""
 
 _FINAL = """## The best of each loss, at length, on test images
 
-The whole training set and schedule of `configs/mnist.py`. `left after` is the share
-of test images that are still right after each attack in turn: AutoAttack, then
-multi_targeted. 95 % intervals over images."""
+The whole training set and schedule of `configs/mnist.py`. `after` is the share of test
+images that are still right after each attack in turn: AutoAttack, then multi_targeted.
+95 % intervals over images."""
 
 
 def _of(cells: Sequence[Cell], *, is_final: bool) -> list[Cell]:
@@ -98,35 +96,33 @@ def _search(cells: Sequence[Cell]) -> str:
         p_values |= {c["name"]: p for c, p in zip(others, adjusted, strict=True)}
     rows = []
     for cell in cells:
-        name, reference = cell["name"], base[cell["loss"]]
-        difference = (_count(cell) - _count(reference)) / cell["num_examples"]
-        rows.append(
-            [
-                f"**{name}**" if name in chosen.values() else name,
-                _share(cell["clean"]),
-                *_after_each(cell),
-                _share(cell["worst_case"]),
-                f"{100 * difference:+.1f}" if name in p_values else "",
-                f"{p_values[name]:.3f}" if name in p_values else "",
-            ]
-        )
-    attacks = [f"after {name}" for name in [*cells[0]["rows"]][:-1]] if cells else []
-    header = ["recipe", "clean", *attacks, "worst case", "difference", "p"]
-    return _paired.markdown(header, rows)
+        row, name = _row(cell), cell["name"]
+        if name in chosen.values():
+            row[0] = f"**{name}**"
+        if name in p_values:
+            difference = _count(cell) - _count(base[cell["loss"]])
+            share = 100 * difference / cell["num_examples"]
+            row += [f"{share:+.1f}", f"{p_values[name]:.3f}"]
+        else:
+            row += ["", ""]
+        rows.append(row)
+    return _paired.markdown([*_header(cells[:1]), "difference", "p"], rows)
 
 
 def _finals(cells: Sequence[Cell]) -> str:
-    rows = [
-        [
-            cell["name"],
-            _share(cell["clean"]),
-            *_after_each(cell),
-            _share(cell["worst_case"]),
-        ]
-        for cell in cells
-    ]
-    attacks = [f"left after {name}" for name in [*cells[0]["rows"]][:-1]]
-    return _paired.markdown(["recipe", "clean", *attacks, "worst case"], rows)
+    return _paired.markdown(_header(cells[:1]), [_row(cell) for cell in cells])
+
+
+def _header(cells: Sequence[Cell]) -> list[str]:
+    attacks = [f"after {name}" for cell in cells for name in [*cell["rows"]][:-1]]
+    return ["recipe", "clean", *attacks, "worst case"]
+
+
+def _row(cell: Cell) -> list[str]:
+    """Return what is left without attack, after each but the last, and after all."""
+    earlier = [*cell["rows"].values()][:-1]
+    left = [f"{100 * row['running_accuracy']['value']:.1f}" for row in earlier]
+    return [cell["name"], _share(cell["clean"]), *left, _share(cell["worst_case"])]
 
 
 def _compared(cells: Sequence[Cell]) -> list[str]:
@@ -149,16 +145,6 @@ def _compared(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _after_each(cell: Cell) -> list[str]:
-    """Return what is left after each attack but the last, in turn."""
-    left = np.array([bit == "1" for bit in cell["per_example"]["clean"]])
-    texts = []
-    for outcome in [*cell["per_example"]["rows"].values()][:-1]:
-        left = left & np.array([bit == "1" for bit in outcome["correct"]])
-        texts.append(_paired.percent(left))
-    return texts
-
-
 def _share(share: Mapping[str, Any]) -> str:
-    low, high = metrics.wilson_interval(share["count"], share["total"])
+    low, high = share["interval_95"]
     return f"{100 * share['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -31,7 +31,8 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What numpy and zipfile raise on files that are damaged, or no `.npz` at all."""
+"""What numpy and zipfile raise on files that are damaged, or no `.npz` at all; of a
+damaged header zipfile may say that its compression is not implemented."""
 
 
 def load(
