@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import json
 import pathlib
 
 import jax
@@ -129,6 +130,13 @@ def test_the_record_judges_the_rounded_images():
     plain = record.to_dict()
     assert plain["worst_case_8_bits"]["count"] == record.robust_8_bits.sum()
     assert plain["per_example"]["worst_case_8_bits"].count("1") == correct.sum()
+
+
+def test_a_record_of_numbers_of_numpy_is_plain():
+    row = dict(name="pgd", step_size=np.float32(0.05), num_steps=np.int64(2))
+    plain = _evaluate({"pgd": row}).to_dict()
+    found = json.loads(json.dumps(plain))["rows"]["pgd"]["hyperparameters"]
+    assert found["step_size"] == np.float32(0.05) and found["num_steps"] == 2
 
 
 def test_digests_are_of_the_images_kept_or_not():
