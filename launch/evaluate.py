@@ -35,7 +35,7 @@ import jax
 from absl import app, flags, logging
 
 from mmc_jax import attacks, data, diagnostics, evaluate, losses, report, train
-from mmc_jax.command_line import fail, parse_flags, refuse_arguments
+from mmc_jax.command_line import in_one_line, parse_flags, refuse_arguments
 from mmc_jax.evaluate import inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run of launch/train.py to judge.")
@@ -115,17 +115,12 @@ def main(argv: list[str]) -> None:
     """Judge, and say in one line what went wrong where something did."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    try:
+    with in_one_line():
         _out()  # a wrong flag, before any work
         if _IMAGES.value is not None:
             _verify()
         else:
             _judge()
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it was.")
-        sys.exit(130)
 
 
 def _judge() -> None:

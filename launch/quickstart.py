@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from mmc_jax import attacks, data, report
-from mmc_jax.command_line import fail, parse_flags, refuse_arguments
+from mmc_jax.command_line import in_one_line, parse_flags, refuse_arguments
 from mmc_jax.evaluate import inputs, robust_accuracy
 from mmc_jax.train import load, read_metrics, train
 
@@ -53,13 +53,8 @@ def main(argv: list[str]) -> None:
     """Train, attack, show; say in one line what went wrong where something did."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    try:
+    with in_one_line():
         _run()
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it was.")
-        sys.exit(130)
 
 
 def _run() -> None:

@@ -22,7 +22,7 @@ from absl import app, flags, logging
 
 from mmc_jax import data, experiments
 from mmc_jax.checkpoint import CheckpointError
-from mmc_jax.command_line import fail, parse_flags, refuse_arguments
+from mmc_jax.command_line import in_one_line, parse_flags, refuse_arguments
 from mmc_jax.train import NonFiniteLossError
 
 _LIST = flags.DEFINE_bool("list", False, "List the experiments, and end.")
@@ -53,15 +53,8 @@ def main(argv: list[str]) -> None:
     """Reproduce, and say in one line what went wrong where something did."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.ERROR)
-    try:
+    with in_one_line(NonFiniteLossError, CheckpointError):
         _list() if _LIST.value else _reproduce()
-    except (NonFiniteLossError, CheckpointError) as error:
-        fail(error, status=1)
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it was.")
-        sys.exit(130)
 
 
 def _list() -> None:

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mmc_jax.checkpoint import CheckpointError
-from mmc_jax.command_line import fail, refuse_arguments
+from mmc_jax.command_line import fail, in_one_line, refuse_arguments
 from mmc_jax.train import NonFiniteLossError, train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -36,15 +36,9 @@ def main(argv: list[str]) -> None:
     """Train, and say in one line what went wrong where something did."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    try:
+    failures = (NonFiniteLossError, CheckpointError)
+    with in_one_line(*failures, goes_on="from the last checkpoint"):
         train(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
-    except (NonFiniteLossError, CheckpointError) as error:
-        fail(error, status=1)
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.")
-        sys.exit(130)
     print(
         "Done. To attack it: python launch/evaluate.py"
         f" --workdir={_WORKDIR.value} --epsilon=8/255"

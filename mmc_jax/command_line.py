@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from absl import app, flags
@@ -17,6 +19,30 @@ def fail(error: object, *, status: int = 2) -> NoReturn:
     """
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def in_one_line(
+    *failures: type[Exception], goes_on: str = "where it was"
+) -> Iterator[None]:
+    """Do a command's work; where it fails, say so in one line and leave.
+
+    With status 1 for one of `failures`, 2 for what was asked (`ValueError`, `OSError`),
+    130 where the user interrupts. Any other error is a bug, and keeps its traceback.
+
+    Args:
+      *failures: what may come of sound input.
+      goes_on: where the same command begins after an interruption.
+    """
+    try:
+        yield
+    except failures as error:
+        fail(error, status=1)
+    except (ValueError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. The same command goes on {goes_on}.")
+        sys.exit(130)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

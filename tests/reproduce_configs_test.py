@@ -167,6 +167,30 @@ def test_a_bad_flag_is_one_line():
     assert done.stderr.count("\n") == 1
 
 
+_DIVERGING = """
+import runpy, sys
+from mmc_jax import experiments
+from mmc_jax.train import NonFiniteLossError
+
+def diverge(*args, **kwargs):
+    raise NonFiniteLossError("mmc_0: the loss is nan")
+
+experiments.do_work = diverge
+sys.argv = ["launch/reproduce.py", *sys.argv[1:]]
+runpy.run_path("launch/reproduce.py", run_name="__main__")
+"""
+
+
+def test_a_diverged_training_fails_after_the_page_is_written(tmp_path):
+    options = ["--experiment=table1", "--dataset=digits", "--noestimate"]
+    options += [f"--out={tmp_path}", f"--runs={tmp_path}"]
+    command = [sys.executable, "-c", _DIVERGING, *options]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: mmc_0: the loss is nan"
+    assert (tmp_path / "digits" / "smoke" / "table1.html").exists()
+
+
 def test_passes_are_counted_by_hand():
     rows = {
         "pgd": dict(name="pgd", num_steps=10, keep="last"),
