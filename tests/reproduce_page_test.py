@@ -119,10 +119,30 @@ def _digested(digest):
     return dict(source="a", sizes={"test": 4}, sha256={"test": digest})
 
 
+def test_seeds_are_judged_on_the_images_that_all_of_them_attacked(tmp_path):
+    plan, results = attacked_plan(), attacked_results()
+    rows = {"apgd": "0111", "square": "1011"}
+    results["one", 0, "strongest_0.1"] = record("1110", rows, mode="cascade")
+    results["one", 1, "strongest_0.1"] = record("11", {"apgd": "10"}, mode="cascade")
+    fill(plan, plan.folder(tmp_path), results)
+    seen = view.View(plan, plan.folder(tmp_path))
+    # PGD breaks image 0 of seed 0 too; of its four images the first two count.
+    assert _counts(seen.worst_case("one", "0.1")) == [(0, 2), (1, 2)]
+    left = seen.cascade("one", "0.1")
+    assert _counts(left["clean"]) == [(2, 2), (2, 2)]
+    assert _counts(left["apgd"]) == [(1, 2), (1, 2)]
+    assert _counts(left["square"]) == [(0, 2)]
+
+
+def _counts(shares):
+    return [(share["count"], share["total"]) for share in shares]
+
+
 def test_noise_is_in_no_worst_case():
     found = record("111", {"noise": "011", "pgd": "101"})
     found["rows"]["noise"]["in_worst_case"] = False
-    assert view.broken_images(found).tolist() == [False, True, False]
+    left = view.images_left(found)
+    assert [*left] == ["clean", "pgd"] and left["pgd"].tolist() == [True, False, True]
 
 
 def test_seeds_that_agree_count_each():

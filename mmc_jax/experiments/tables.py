@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmc_jax.experiments.view import STRONGEST, View
+from mmc_jax.experiments.view import CLEAN, STRONGEST, View
 from mmc_jax.report import (
     MISSING,
     Cell,
@@ -53,7 +53,7 @@ def _accuracy_section(view: View, radius: str) -> Section:
         header += [column, *(["the paper"] if any(published.values()) else [])]
         is_published |= any(published.values())
         for model, row in rows.items():
-            clean = column == "clean"
+            clean = column == CLEAN
             shares = view.clean(model) if clean else view.row(model, radius, column)
             marks = found.of(model, column)
             row.append(dataclasses.replace(shares_cell(shares), findings=marks))
@@ -62,7 +62,8 @@ def _accuracy_section(view: View, radius: str) -> Section:
     caption = (
         f"{view.plan.dataset}, linf epsilon {radius}: accuracy in %, mean ± standard"
         " deviation over seeds (of one seed, the 95 % interval over its images); clean"
-        " is of the whole test set, n how many images were attacked, a seed"
+        " is of the whole test set, n how many images were attacked, a seed; the worst"
+        " case is of the images that the strongest attack saw at every seed"
     )
     blocks: list[Block] = [Table(caption, header, [[*rows.values()]])]
     if not is_published:
@@ -107,38 +108,19 @@ def _paper_cell(published: tuple[float, str] | None) -> Cell:
 
 def _strongest_blocks(view: View, radius: str, models: Sequence[str]) -> list[Block]:
     """Return what is left after each attack of the strongest's cascade."""
-    cascades = {
-        model: [
-            cell["result"]
-            for cell in view.attacks(model, radius)
-            if cell["result"]["mode"] == "cascade"
-        ]
-        for model in models
-    }
-    names = {
-        name: None
-        for records in cascades.values()
-        for record in records
-        for name in record["rows"]
-    }
+    cascades = {model: view.cascade(model, radius) for model in models}
+    names = dict.fromkeys(n for found in cascades.values() for n in found if n != CLEAN)
     if not names:
         return []
-    rows = []
-    for model in models:
-        left = [
-            shares_cell(
-                [
-                    record["rows"][name]["running_accuracy"]
-                    for record in cascades[model]
-                    if name in record["rows"]
-                ]
-            )
-            for name in names
+    rows = [
+        [
+            Cell(view.plan.labels[model]),
+            *(shares_cell(found.get(name, ())) for name in (CLEAN, *names)),
+            shares_cell(view.worst_case(model, radius)),
         ]
-        clean = shares_cell([record["clean"] for record in cascades[model]])
-        worst = shares_cell(view.worst_case(model, radius))
-        rows.append([Cell(view.plan.labels[model]), clean, *left, worst])
-    header = ("model", "clean", *(f"after {name}" for name in names), "after all")
+        for model, found in cascades.items()
+    ]
+    header = ("model", CLEAN, *(f"after {name}" for name in names), "after all")
     caption = (
         "What the strongest attack is made of: % of its images left after each of its"
         " attacks in turn, and after all other attacks of this radius that are stored"

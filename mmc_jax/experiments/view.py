@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from mmc_jax.experiments.store import Cell
 
 STRONGEST = "strongest"
 """How the cells of the strongest attack begin."""
+
+CLEAN = "clean"
+"""What stands before the first attack of a cascade."""
 
 
 class View:
@@ -94,7 +97,8 @@ class View:
         """Return what is left of the images that the strongest attack saw.
 
         The worst case, image by image, of everything that is stored of attacks on the
-        same weights at the same radius, other experiments' cells included.
+        same weights at the same radius, other experiments' cells included. Of several
+        seeds each counts alike: those images are judged that it saw at all of them.
 
         Args:
           model: its name.
@@ -103,15 +107,33 @@ class View:
         Returns:
           A share a seed.
         """
-        shares: list[Mapping[str, Any]] = []
+        found = []
         for seed, cell in self._strongest(model, radius).items():
             left = from_bits(cell["result"]["per_example"]["worst_case"]).copy()
             for other in self._stored(model, seed):
                 if _attacks_alike(other, cell):
-                    broken = broken_images(other["result"])[: len(left)]
-                    left[: len(broken)] &= ~broken
-            shares.append(Share(int(left.sum()), len(left)).to_dict())
-        return shares
+                    after = [*images_left(other["result"]).values()][-1][: len(left)]
+                    left[: len(after)] &= after
+            found.append(left)
+        return [_share(left[: _shared(found)]) for left in found]
+
+    def cascade(self, model: str, radius: str) -> dict[str, list[Mapping[str, Any]]]:
+        """Return what the strongest attack leaves, attack by attack in its turn.
+
+        Args:
+          model: its name.
+          radius: such as `8/255`.
+
+        Returns:
+          `CLEAN`, and each attack -> shares of the images of `worst_case`, a seed each.
+        """
+        cells = self._strongest(model, radius).values()
+        seeds = [images_left(cell["result"]) for cell in cells]
+        shared = _shared([seed[CLEAN] for seed in seeds])
+        return {
+            name: [_share(seed[name][:shared]) for seed in seeds if name in seed]
+            for name in dict.fromkeys(name for seed in seeds for name in seed)
+        }
 
     def _strongest(self, model: str, radius: str) -> dict[int, Cell]:
         """Return the strongest attack's cells by seed.
@@ -141,21 +163,33 @@ class View:
         return self._by_model[place]
 
 
-def broken_images(record: Mapping[str, Any]) -> np.ndarray:
-    """Return which images a record shows broken.
+def images_left(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return which images are left, row by row in their order.
 
     Args:
       record: of `measures.measure_attacks`.
 
     Returns:
-      Bool `[num_images]`: wrong as they are, or under a row that a ball bounds.
+      `CLEAN` and each row that a ball bounds -> bool `[num_images]`: right as they are,
+      and under all rows until then.
     """
     outcomes = record["per_example"]
-    broken = ~from_bits(outcomes["clean"])
+    found = {CLEAN: from_bits(outcomes["clean"])}
+    left = found[CLEAN]
     for name, row in outcomes["rows"].items():
         if record["rows"][name]["in_worst_case"]:
-            broken |= from_bits(row["attacked"]) & ~from_bits(row["correct"])
-    return broken
+            left = left & ~(from_bits(row["attacked"]) & ~from_bits(row["correct"]))
+            found[name] = left
+    return found
+
+
+def _shared(seeds: Sequence[np.ndarray]) -> int:
+    """Return how many images, from the first on, all seeds have."""
+    return min(map(len, seeds), default=0)
+
+
+def _share(left: np.ndarray) -> Mapping[str, Any]:
+    return Share(int(left.sum()), len(left)).to_dict()
 
 
 def _attacks_alike(cell: Cell, other: Cell) -> bool:
