@@ -97,6 +97,16 @@ IN_EXPERIMENTS = (
         (_WORST,),
     ),
     Control(
+        "seeds are compared on different images",
+        "ours",
+        _EXPERIMENTS + "view.py",
+        "_share(left[: _shared(found)])",
+        "_share(left)",
+        (
+            "reproduce_page::test_seeds_are_judged_on_the_images_that_all_of_them_attacked",
+        ),
+    ),
+    Control(
         "noise breaks images of the worst case",
         "ours",
         _EXPERIMENTS + "view.py",

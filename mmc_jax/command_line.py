@@ -33,6 +33,9 @@ def in_one_line(
     Args:
       *failures: what may come of sound input.
       goes_on: where the same command begins after an interruption.
+
+    Yields:
+      Nothing.
     """
     try:
         yield
