@@ -18,11 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from _benchmarks_page import write_page
 
 from mmc_jax import timing
 from mmc_jax.environment import describe_environment
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+_RECORDS = _ROOT / "results" / "benchmarks"
 # Read at import: afterwards the load is our own.
 _LOAD_BEFORE = os.getloadavg()
 
@@ -85,7 +87,7 @@ def parse_args(
       `out`, a path, and `pairs`, at least 1, if it has any.
     """
     parser = argparse.ArgumentParser(description=description)
-    record = _ROOT / "results" / "benchmarks" / f"{name}.json"
+    record = _RECORDS / f"{name}.json"
     parser.add_argument(
         "--out",
         type=pathlib.Path,
@@ -125,6 +127,8 @@ def write_record(
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nRecord: {os.path.relpath(args.out)}")
+    if args.out == _RECORDS / f"{name}.json":
+        write_page(_RECORDS)
 
 
 def describe_machine() -> dict[str, Any]:

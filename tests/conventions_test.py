@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pathlib
 import re
+import shutil
 import textwrap
 import warnings
 
@@ -74,6 +76,21 @@ def test_no_result_names_a_local_path(suffix):
 def test_a_local_path_is_seen():
     assert _LOCAL_PATH.search('"command": "python x.py --out=/home/me/results"')
     assert not _LOCAL_PATH.search("base64,AAAA/tmp/BBBB runs/work/x")
+
+
+def test_the_page_of_benchmarks_is_of_the_records_beside_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
+    page = importlib.import_module("_benchmarks_page")
+    committed = _ROOT / "results" / "benchmarks"
+    shutil.copytree(committed, tmp_path, dirs_exist_ok=True)
+    page.write_page(tmp_path)
+    written = (tmp_path / "README.md").read_text()
+    assert written == (committed / "README.md").read_text()
+    record = json.loads((tmp_path / "memory.json").read_text())
+    record["rows"][0]["met"] = False
+    (tmp_path / "memory.json").write_text(json.dumps(record))
+    page.write_page(tmp_path)
+    assert "- memory: spsa by" in (tmp_path / "README.md").read_text()
 
 
 def test_no_module_imports_itself_by_a_detour():
