@@ -58,7 +58,11 @@ class SquareDraws:
 
 @pytest.mark.parametrize(
     ("norm", "epsilon", "objective", "targeted", "num_queries"),
-    [("linf", 0.2, "margin", False, 220), ("l2", 4.0, "cross_entropy", True, 140)],
+    [
+        ("linf", 0.2, "margin", False, 220),
+        ("l2", 4.0, "cross_entropy", True, 140),
+        ("l1", 30.0, "margin", False, 140),
+    ],
 )
 def test_square(norm, epsilon, objective, targeted, num_queries):
     problem, num_restarts = case(LARGE), 2

@@ -1,7 +1,7 @@
 """The square attack, linf and l2: Andriushchenko et al., ECCV 2020, Algorithms 1-3.
 
-All randomness comes through a `square_draws.Draws`. (The l1 form of "Mind the box" is
-left out: its details are not certain enough here to be a reference.)
+In l1, by "Mind the box" (ICML 2021), it is the l2 attack with lengths in l1. All
+randomness comes through a `square_draws.Draws`.
 """
 
 from __future__ import annotations
@@ -91,19 +91,24 @@ def bump(rows: int, columns: int) -> np.ndarray:
     return result
 
 
-def two_bumps(side: int, transposed: bool) -> np.ndarray:
-    """Return (eta^(h, k), -eta^(h, h-k)), k = floor(h / 2), of l2 norm 1.
+def two_bumps(side: int, transposed: bool, order: int = 2) -> np.ndarray:
+    """Return (eta^(h, k), -eta^(h, h-k)), k = floor(h / 2), of norm 1.
 
     The paper sets the two side by side, or one below the other (transposed).
     """
     half = side // 2
     both = np.concatenate([bump(side, half), -bump(side, side - half)], axis=1)
-    return unit(both.T if transposed else both)
+    return unit(both.T if transposed else both, order)
 
 
-def unit(array: np.ndarray) -> np.ndarray:
-    """Return the array over its l2 norm, or 0."""
-    size = math.sqrt(float(np.sum(array**2)))
+def power(array: np.ndarray, order: int) -> float:
+    """Return the norm of that order, to the power of its order."""
+    return float(np.sum(np.abs(array) ** order))
+
+
+def unit(array: np.ndarray, order: int = 2) -> np.ndarray:
+    """Return the array over its norm, or 0."""
+    size = power(array, order) ** (1.0 / order)
     return array / size if size > 0.0 else np.zeros_like(array)
 
 
@@ -117,8 +122,8 @@ def start_linf(image: np.ndarray, epsilon: float, draws: Draws) -> np.ndarray:
     return onto_ball_and_box(moved, image, epsilon, "linf")
 
 
-def start_l2(
-    image: np.ndarray, epsilon: float, draws: Draws, tiles: int = 5
+def start_tiles(
+    image: np.ndarray, epsilon: float, draws: Draws, order: int = 2, tiles: int = 5
 ) -> np.ndarray:
     """Return the start: 5 x 5 bumps, together of norm epsilon, clipped to the box.
 
@@ -132,12 +137,13 @@ def start_l2(
     delta = np.zeros_like(image)
     for i in range(tiles):
         for j in range(tiles):
-            tile = two_bumps(side, bool(turned[i, j]))
+            tile = two_bumps(side, bool(turned[i, j]), order)
             rows = slice(top + i * side, top + (i + 1) * side)
             columns = slice(left + j * side, left + (j + 1) * side)
             for c in range(channels):
                 delta[rows, columns, c] = signs[i, j, c] * tile
-    return onto_ball_and_box(image + epsilon * unit(delta), image, epsilon, "l2")
+    moved = image + epsilon * unit(delta, order)
+    return onto_ball_and_box(moved, image, epsilon, f"l{order}")
 
 
 def propose_linf(
@@ -152,19 +158,20 @@ def propose_linf(
     return moved
 
 
-def propose_l2(
+def propose_move(
     here: np.ndarray,
     image: np.ndarray,
     epsilon: float,
     side: int,
     iteration: int,
     draws: Draws,
+    order: int = 2,
 ) -> np.ndarray:
     """Return the image with the budget of a second window moved to a first (Alg. 3).
 
     The first gets, per channel, the direction of its own perturbation plus a signed
     bump, both of norm 1, and as length what was in the two windows plus a c-th of the
-    unused budget epsilon^2 - ||x' - x||^2. Where they overlap, the first wins.
+    unused budget epsilon^p - ||x' - x||_p^p. Where they overlap, the first wins.
     """
     height, width, channels = here.shape
     delta = here - image
@@ -172,20 +179,19 @@ def propose_l2(
         draws.corner(iteration, window, height - side + 1, width - side + 1)
         for window in (0, 1)
     ]
-    shape = two_bumps(side, draws.transposed(iteration))
+    shape = two_bumps(side, draws.transposed(iteration), order)
     signs = draws.signs(iteration, channels)
-    unused = max(epsilon**2 - float(np.sum(delta**2)), 0.0)
+    unused = max(epsilon**order - power(delta, order), 0.0)
     first, second = (np.zeros((height, width), bool) for _ in range(2))
     for mask, (row, column) in zip((first, second), corners, strict=True):
         mask[row : row + side, column : column + side] = True
     moved = delta.copy()
     for c in range(channels):
         own = delta[:, :, c][first].reshape(side, side)
-        length = math.sqrt(
-            float(np.sum(delta[:, :, c][first | second] ** 2)) + unused / channels
-        )
+        held = power(delta[:, :, c][first | second], order)
+        length = (held + unused / channels) ** (1.0 / order)
         moved[:, :, c][second] = 0.0
-        blended = unit(signs[c] * shape + unit(own))
+        blended = unit(signs[c] * shape + unit(own, order), order)
         moved[:, :, c][first] = (length * blended).ravel()
     return image + moved
 
@@ -213,7 +219,7 @@ def square(
     if norm == "linf":
         start = start_linf(image, epsilon, draws)
     else:
-        start = start_l2(image, epsilon, draws)
+        start = start_tiles(image, epsilon, draws, int(norm[1]))
     here, success = start, is_success(model.logits(start), label, target)
     value, _ = objective(model.logits(start), label, target)
     start_value, proposals = value, []
@@ -224,7 +230,8 @@ def square(
         if norm == "linf":
             moved = propose_linf(here, epsilon, side, iteration, draws)
         else:
-            moved = propose_l2(here, image, epsilon, side, iteration, draws)
+            window = (side, iteration, draws, int(norm[1]))
+            moved = propose_move(here, image, epsilon, *window)
         moved = onto_ball_and_box(moved, image, epsilon, norm)
         logits = model.logits(moved)
         moved_value, _ = objective(logits, label, target)

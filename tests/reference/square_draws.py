@@ -11,7 +11,7 @@ class Draws(Protocol):
     """What the attack draws. Signs are arrays of +1.0 and -1.0, equally likely.
 
     `iteration` is 1 for the first proposal after the start. linf calls `stripes` once,
-    then per proposal i `corner(i, 0, ...)` and `signs`. l2 calls `tile_signs` and
+    then per proposal i `corner(i, 0, ...)` and `signs`. l2 and l1 call `tile_signs` and
     `tile_transposed` once, then per proposal `corner(i, 0, ...)`, `corner(i, 1, ...)`,
     `transposed` and `signs`.
     """
@@ -20,7 +20,7 @@ class Draws(Protocol):
         """Return the signs `[width, channels]` of the vertical stripes of the start."""
 
     def tile_signs(self, tiles: int, channels: int) -> np.ndarray:
-        """Return the signs `[tiles, tiles, channels]` of the start's tiles in l2."""
+        """Return the signs `[tiles, tiles, channels]` of the start's tiles."""
 
     def tile_transposed(self, tiles: int) -> np.ndarray:
         """Return which tiles `[tiles, tiles]` are transposed, each with chance 1/2."""
@@ -30,12 +30,13 @@ class Draws(Protocol):
     ) -> tuple[int, int]:
         """Return a window's first row in 0..rows - 1, and column in 0..columns - 1.
 
-        Uniform. `window` is 0 for the window that gains, 1 (l2) for the one that is
-        emptied. The paper's ranges are rows = height - side + 1 and columns likewise.
+        Uniform. `window` is 0 for the window that gains, 1 for the one that is emptied
+        (not in linf). The paper's ranges are rows = height - side + 1, and columns
+        likewise.
         """
 
     def transposed(self, iteration: int) -> bool:
-        """Return whether the l2 bump of a proposal is transposed, with chance 1/2."""
+        """Return whether the bump of a proposal is transposed, with chance 1/2."""
 
     def signs(self, iteration: int, channels: int) -> np.ndarray:
         """Return the signs `[channels]` of a proposal."""
