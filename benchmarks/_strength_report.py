@@ -40,6 +40,7 @@ def _introduction(table: Table) -> str:
         for name, version in piece["versions"].items():
             versions.setdefault(name, set()).add(version)
     revisions = versions.pop("git_revision", set())
+    versions.pop("source_sha256", None)
     used = ", ".join(f"{n} {' and '.join(sorted(v))}" for n, v in versions.items())
     used = f"{used}; {len(revisions)} revisions of this repository."
     lines = [

@@ -130,10 +130,10 @@ def _run(copy, name, setting, model, cells, record) -> None:
         text=True,
     )
     left = json.loads(finished.stdout)
-    cells[key] = {"hash": digest, "left": left}
+    environment = describe_environment()
+    cells[key] = {"hash": digest, "environment": environment, "left": left}
     content = {
         "command": "python benchmarks/differences.py",
-        "environment": describe_environment(),
         "machine": _timing.describe_machine(),
         "seeds": _SEEDS,
         "settings": {name: found._asdict() for name, found in SETTINGS.items()},
@@ -160,7 +160,7 @@ def _hash(copy: pathlib.Path, setting: str) -> str:
 
 def _render(cells: dict[str, Any]) -> str:
     header = ["attack", "published code", "model", "n", "ours", "the code's"]
-    rows = []
+    rows, p_values = [], []
     for difference in DIFFERENCES:
         for model in _MODELS:
             ours = cells.get(f"{difference.setting}: ours, {model}")
@@ -172,7 +172,11 @@ def _render(cells: dict[str, Any]) -> str:
                     model,
                     str(len(ours["left"][0])),
                 ]
-                rows.append([*row, *_compare(ours["left"], theirs["left"])])
+                texts, p = _compare(ours["left"], theirs["left"])
+                rows.append([*row, *texts])
+                p_values.append(p)
+    adjusted = _paired.holm(p_values)
+    rows = [[*row, f"{p:.2f}"] for row, p in zip(rows, adjusted, strict=True)]
     settings = [
         f"- {name}: {', '.join(f'{k} {v}' for k, v in found.attack.items())},"
         f" {found.norm} {found.epsilon}"
@@ -185,17 +189,17 @@ def _render(cells: dict[str, Any]) -> str:
         "`differences.json`. Accuracy in percent under the attack, mean over seeds"
         f" {', '.join(map(str, _SEEDS))};",
         "the difference is paired, with its 95 % interval over the seeds;",
-        "`union` is that of what all seeds break, with McNemar's p. Positive: the",
-        "code's way is weaker.",
+        "`union` is that of what all seeds break, with McNemar's p, as it is and",
+        "adjusted by Holm over this table. Positive: the code's way is weaker.",
         "",
         *settings,
         "",
-        _paired.markdown([*header, "difference", "union", "p"], rows),
+        _paired.markdown([*header, "difference", "union", "p", "p (Holm)"], rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _compare(ours: list[str], theirs: list[str]) -> list[str]:
+def _compare(ours: list[str], theirs: list[str]) -> tuple[list[str], float]:
     mine, other = (np.array([[*map(int, s)] for s in side]) for side in (ours, theirs))
     shares = 100 * mine.mean(axis=1), 100 * other.mean(axis=1)
     gaps = shares[1] - shares[0]
@@ -203,13 +207,14 @@ def _compare(ours: list[str], theirs: list[str]) -> list[str]:
     unions = mine.all(axis=0), other.all(axis=0)
     p = _paired.mcnemar(*unions)
     union = 100 * (unions[1].mean() - unions[0].mean())
-    return [
+    texts = [
         f"{shares[0].mean():.2f}",
         f"{shares[1].mean():.2f}",
         f"{gaps.mean():+.2f} ± {error:.2f}",
         f"{union:+.1f}",
         f"{p:.2f}",
     ]
+    return texts, p
 
 
 if __name__ == "__main__":

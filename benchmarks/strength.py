@@ -32,7 +32,7 @@ import _strength_report
 import _strength_runs
 import _timing
 
-from mmc_jax.environment import git_revision
+from mmc_jax.environment import git_revision, source_sha256
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LEFT = 75
@@ -42,13 +42,15 @@ _ALL_IMPLEMENTATIONS = (cells.OURS, "torchattacks", "foolbox", "art")
 def main() -> None:
     """Fill in the pieces that are missing, then write the report."""
     args = _parse_args()
+    # Of the code that runs, whatever happens to the checkout meanwhile.
+    source = {"git_revision": git_revision(), "source_sha256": source_sha256()}
     started = time.perf_counter()
     if not args.report:
         _limit_threads(args.threads)
         for piece in _missing(args):
             if time.perf_counter() - started > args.seconds:
                 sys.exit(_LEFT)
-            _fill(piece, args.out)
+            _fill(piece, args.out, source)
     page = _strength_report.write(args.out)
     (args.out / "README.md").write_text(page)
 
@@ -103,14 +105,14 @@ def _missing(args: argparse.Namespace) -> Iterator[cells.Piece]:
         print(f"Not in mmc_jax yet, so left out: {', '.join(sorted(absent))}")
 
 
-def _fill(piece: cells.Piece, out: pathlib.Path) -> None:
+def _fill(piece: cells.Piece, out: pathlib.Path, source: dict[str, str | None]) -> None:
     cell = piece.cell
     started = time.perf_counter()
     found = _strength_runs.run(piece)
     seconds = time.perf_counter() - started
     versions = _timing.installed_versions("jax", "numpy", "torch", *_PACKAGES)
     versions = {name: version for name, version in versions.items() if version}
-    found |= {"versions": versions | {"git_revision": git_revision()}}
+    found |= {"versions": versions | source}
     cells.store(piece, {"seconds": seconds, **found}, out)
     correct = found["correct"].count("1")
     print(
