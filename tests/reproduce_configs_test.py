@@ -86,6 +86,28 @@ def test_one_name_is_one_measurement():
                 assert asked.setdefault(place, identity) == identity, place
 
 
+@pytest.mark.parametrize(
+    ("experiment", "model", "seed", "expected"),
+    [
+        ("table1", "mmc", 0, 1000),
+        ("table1", "mmc", 1, 200),
+        ("adversarial", "trades-mmc", 0, 300),
+        ("adversarial", "trades-mmc", 2, 200),
+    ],
+)
+def test_the_strongest_attack_gets_as_many_images_as_a_scale_says(
+    experiment, model, seed, expected
+):
+    plan = experiments.Plan(**definitions.expand(experiment, "mnist", "laptop"))
+    sizes = {
+        wanted.settings["num_images"]
+        for wanted in plan.wanted
+        if (wanted.group, wanted.seed) == (model, seed)
+        and wanted.cell.startswith("strongest")
+    }
+    assert sizes == {expected}
+
+
 def test_linear_losses_are_those_with_linear_heads():
     linear = [name for name in losses.LOSSES if losses.head_of(name) in LINEAR_HEADS]
     assert sorted(measurements.LINEAR_LOSSES) == sorted(linear)
