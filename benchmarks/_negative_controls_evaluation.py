@@ -133,6 +133,14 @@ IN_EVALUATION = (
         ),
     ),
     Control(
+        "FAB is done with its first success where the smallest distance is asked for",
+        "ours",
+        _EVALUATE + "minimum_norm.py",
+        "row = crafting.bind_attack(attack, norm=norm, epsilon=None, bounds=bounds)",
+        "row = crafting.bind_attack(attack, norm=norm, epsilon=1e9, bounds=bounds)",
+        ("minimum_norm::test_attacks_of_the_library_come_within_two_percent[fab]",),
+    ),
+    Control(
         "a jitted model's weights are not in its digest",
         "ours",
         _EVALUATE + "digests.py",

@@ -65,3 +65,18 @@ SUITES = {
     "autoattack-mmc": _AUTOATTACK_MMC,
 }
 """Suite -> row name -> attack."""
+
+_NEAREST = {
+    "deep-fool": dict(name="deep_fool"),
+    "fab-t": dict(name="fab_targeted"),
+}
+_SEARCH = dict(num_binary_search_steps=9, num_steps=200, learning_rate=0.03)
+DISTANCES = {
+    "linf": _NEAREST,
+    "l2": _NEAREST | {"cw": dict(name="carlini_wagner", **_SEARCH)},
+    "l1": {
+        "fab-t": dict(name="fab_targeted"),
+        "ead": dict(name="elastic_net", decision_rule="l1", **_SEARCH),
+    },
+}
+"""Norm -> row name -> attack, for `--distances`, that looks for the smallest one."""

@@ -34,19 +34,17 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from mmc_jax import attacks, data, diagnostics, evaluate, losses, report, train
+from mmc_jax import attacks, diagnostics, evaluate, losses, report
 from mmc_jax.command_line import in_one_line, parse_flags, refuse_arguments
 from mmc_jax.evaluate import inputs
+from mmc_jax.evaluate.subject import Subject, load_subject
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run of launch/train.py to judge.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which of the work directory's."
 )
 _SPLIT = flags.DEFINE_enum(
-    "split",
-    "test",
-    ["test", "validation"],
-    "Which images of the work directory's data set; choose recipes on validation.",
+    "split", "test", ["test", "validation"], "Choose recipes on validation images."
 )
 _LOGITS_FN = flags.DEFINE_string(
     "logits_fn", None, "package.module:function, instead of a work directory."
@@ -80,6 +78,9 @@ _BATTERY = flags.DEFINE_integer(
     " up to 278 gradients and 1,000 queries each.",
     lower_bound=0,
 )
+_DISTANCES = flags.DEFINE_integer(
+    "distances", 0, "On how many to look for smallest distances as well.", lower_bound=0
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Images at a time.", lower_bound=1
 )
@@ -101,9 +102,7 @@ _SAVE_IMAGES = flags.DEFINE_string(
     "save_images", None, "An .npz for the adversarial images."
 )
 _IMAGES = flags.DEFINE_string(
-    "images",
-    None,
-    "An .npz of --save_images, to judge afresh instead of attacking.",
+    "images", None, "An .npz of --save_images, to judge afresh instead of attacking."
 )
 _DEFAULT_NUM_IMAGES = 1000
 _MOST_BYTES = 1 << 28
@@ -160,10 +159,20 @@ def _judge() -> None:
     if _SAVE_IMAGES.value is not None:
         evaluate.save_images(record, labels, _SAVE_IMAGES.value)
         print(f"The adversarial images are in {_SAVE_IMAGES.value}.")
-    if _BATTERY.value:
-        _write(record, origin, pictures, _sweep(**examples, epsilon=epsilon))
+    _write_besides(record, origin, pictures, examples)
     if journal is not None:
         evaluate.remove_journal(journal)
+
+
+def _write_besides(record, origin: dict, pictures, examples: dict[str, Any]) -> None:
+    """Take what was asked for beside the attacks, and write each as it is there."""
+    found: dict[str, Any] = {}
+    if _BATTERY.value:
+        found["battery"] = _sweep(**examples, epsilon=record.epsilon)
+        _write(record, origin, pictures, **found)
+    if _DISTANCES.value:
+        found["distances"] = _look(**examples)
+        _write(record, origin, pictures, **found)
 
 
 def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery:
@@ -176,6 +185,20 @@ def _sweep(logits_fn, images, labels, epsilon) -> diagnostics.Battery:
     return diagnostics.gradient_masking_battery(
         logits_fn, images, labels, jax.random.key(_SEED.value), **ball
     )
+
+
+def _look(logits_fn, images, labels) -> dict[str, evaluate.MinimumNormRecord]:
+    """Look for the smallest distances of the first images."""
+    from configs.suites import DISTANCES
+
+    images, labels = images[: _DISTANCES.value], labels[: _DISTANCES.value]
+    rows, key = DISTANCES[_NORM.value], jax.random.key(_SEED.value)
+    print(f"\nThe smallest distances of {len(images)} images, by {', '.join(rows)}.")
+    options = dict(norm=_NORM.value, batch_size=_BATCH_SIZE.value)
+    return {
+        name: evaluate.minimum_norm(logits_fn, images, labels, row, key, **options)
+        for name, row in rows.items()
+    }
 
 
 def _stop(interruption: KeyboardInterrupt, origin: dict, pictures) -> NoReturn:
@@ -231,26 +254,10 @@ def _suites() -> dict[str, dict[str, dict[str, Any]]]:
     return SUITES
 
 
-def _subject():
-    """Return the classifier, its data and their source, and what was loaded if ours."""
-    if (_WORKDIR.value is None) == (_LOGITS_FN.value is None):
-        raise ValueError(
-            "give either --workdir, a run of launch/train.py, or --logits_fn, anyone's"
-            " function package.module:function"
-        )
-    if _WORKDIR.value is not None:
-        loaded = train.load(_WORKDIR.value, checkpoint=_CHECKPOINT.value)
-        _, _, logits_fn, config = loaded
-    elif _DATA.value is not None:
-        logits_fn, loaded = inputs.load_logits_fn(_LOGITS_FN.value), None
-    else:
-        raise ValueError("--logits_fn needs --data, an .npz to judge it on")
-    if _DATA.value is not None:
-        images, labels = data.load_test_arrays(_DATA.value)
-        source = _DATA.value
-    else:
-        images, labels, source = inputs.load_split(config, _SPLIT.value)
-    return logits_fn, images, labels, source, loaded
+def _subject() -> Subject:
+    """Return what the flags name: a classifier and its images."""
+    given = (_WORKDIR.value, _LOGITS_FN.value, _DATA.value)
+    return load_subject(*given, checkpoint=_CHECKPOINT.value, split=_SPLIT.value)
 
 
 def _out() -> pathlib.Path:
@@ -273,16 +280,13 @@ def _origin(source: str, suite: str, config: Any) -> dict[str, Any]:
 
 
 def _write(
-    record: evaluate.EvaluationRecord,
-    origin: dict,
-    pictures,
-    battery: diagnostics.Battery | None = None,
+    record: evaluate.EvaluationRecord, origin: dict, pictures, **more: Any
 ) -> None:
     name, out = origin["model"], _out()
     name = pathlib.Path(name).name if _WORKDIR.value else name
     page = out.with_suffix(".report.html") if _OUT.value else out.parent / "report.html"
-    shown = dict(sections=pictures(record, name=name), battery=battery)
-    record = report.write_evaluation(record, origin, out, page, name=name, **shown)
+    more["sections"] = pictures(record, name=name)
+    record = report.write_evaluation(record, origin, out, page, name=name, **more)
     print(f"\n{report.render({name: record})}\n\nThe record is in {out}, as {page}.")
 
 

@@ -128,6 +128,28 @@ def test_the_battery_sweeps_the_first_images(judge, tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("norm", "dual", "rows"),
+    [
+        ("linf", 4, ["deep-fool", "fab-t"]),
+        ("l2", 2, ["deep-fool", "fab-t", "cw"]),
+        ("l1", 1, ["fab-t", "ead"]),
+    ],
+)
+def test_distances_are_those_of_the_first_images(judge, tmp_path, norm, dual, rows):
+    """On a linear model the nearest other class is |gap| / (dual norm of w) away."""
+    judge(distances=6, norm=norm)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    gaps = np.diff(linear_logits(np.load("test.npz")["test_images"][:6] / 255.0))[:, 0]
+    expected = np.median(np.abs(gaps) / dual)
+    assert [*record["distances"]] == rows
+    for found in record["distances"].values():
+        assert (found["num_examples"], found["norm"]) == (6, norm)
+        assert expected <= found["median_distance"] <= 1.05 * expected, found
+        assert found["accuracy_curve"]["positions"][-1] == 2 * record["epsilon"]
+    assert "Smallest distances" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (dict(norm="l1"), "norm must be one of linf, l2, got 'l1'"),

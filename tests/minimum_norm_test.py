@@ -160,6 +160,16 @@ def test_an_attack_with_a_ball_or_without_a_model_is_refused():
         _minimum_norm("pgd")
 
 
+@pytest.mark.parametrize("name", ["fab", "fab_targeted", "deep_fool"])
+def test_attacks_of_the_library_come_within_two_percent(name):
+    """FAB without a radius goes on after its first success."""
+    num_steps = {} if name == "deep_fool" else dict(num_steps=20)
+    record = _minimum_norm(dict(name=name, **num_steps))
+    assert record.success[record.clean_correct].all()
+    ratios = (record.distances / _distances(_data()[0]))[record.clean_correct]
+    assert 1 - 1e-4 < ratios.min() and ratios.max() < 1.0201
+
+
 def test_radii_must_ascend(enroll):
     enroll(cross)
     record = _minimum_norm(dict(name="cross"))

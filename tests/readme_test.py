@@ -67,8 +67,11 @@ def test_training_and_judging(tfds_dir, tmp_path):
         if "evaluate" in script:
             flags.append("--num_images=20")
         run(script, "--noprogress", *flags, env=environment)
-    assert (tmp_path / "mnist_mmc_adv" / "evaluation.json").is_file()
-    assert (tmp_path / "cifar10_mmc" / "metrics.jsonl").is_file()
+    judged = json.loads((tmp_path / "mnist_mmc_adv" / "evaluation.json").read_text())
+    assert judged["complete"] and judged["num_examples"] == 20
+    assert judged["epsilon"] == 0.3 and len(judged["rows"]) > 2
+    log = (tmp_path / "cifar10_mmc" / "metrics.jsonl").read_text().splitlines()
+    assert all(line.get("loss", 0.0) < 10 for line in map(json.loads, log)) and log
 
 
 def test_single_test_file():

@@ -24,7 +24,7 @@ def bind_attack(
     attack: Mapping[str, Any],
     *,
     norm: str,
-    epsilon: float,
+    epsilon: float | None,
     bounds: tuple[float, float],
 ) -> Row:
     """Bind a single attack, given as a row of `robust_accuracy` is.
@@ -32,7 +32,7 @@ def bind_attack(
     Args:
       attack: `dict(name=..., **hyperparameters)`; its name becomes the row's.
       norm: of the ball.
-      epsilon: its radius; unused by an attack that looks for the smallest distance.
+      epsilon: its radius; None for an attack that is to look for the smallest distance.
       bounds: the box.
 
     Returns:

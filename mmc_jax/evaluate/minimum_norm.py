@@ -169,7 +169,7 @@ def minimum_norm(
       logits_fn: as for `robust_accuracy`, like what is not explained here.
       images: float32 `[num, height, width, channels]` inside `bounds`.
       labels: int `[num]`, the true labels.
-      attack: `dict(name=..., **hyperparameters)`, an attack without `epsilon`;
+      attack: `dict(name=..., **hyperparameters)`, an attack that needs no `epsilon`;
         `targeted=True` gives each image a random wrong target.
       key: typed key; not consumed. Draws are those of a row of `robust_accuracy` with
         the attack's name.
@@ -196,11 +196,13 @@ def minimum_norm(
     logits_fn = checks.as_pytree(logits_fn)
     num_classes = checks.check_num_classes(logits_fn, examples)
     row = crafting.bind_attack(attack, norm=norm, epsilon=np.inf, bounds=bounds)
-    if row.takes_epsilon or not row.in_worst_case:
+    if row.needs_epsilon or not row.in_worst_case:
         raise ValueError(
             f"{row.attack_name} looks for no smallest distance: minimum_norm wants an"
-            " attack without epsilon"
+            " attack that does without epsilon"
         )
+    # Given one, be it infinite, FAB would be done with its first success.
+    row = crafting.bind_attack(attack, norm=norm, epsilon=None, bounds=bounds)
     batch_size = min(batch_size, len(examples))
     rehearse([row], logits_fn, batch_shape=(batch_size, *examples.images.shape[1:]))
     started = time.perf_counter()

@@ -34,7 +34,9 @@ class Row:
     """All of them, defaults included."""
     targeted: bool
     takes_epsilon: bool
-    """False for noise, rotation, and attacks that look for the smallest distance."""
+    """False for noise, rotation, and what always looks for the smallest distance."""
+    needs_epsilon: bool
+    """False, too, for FAB, which looks for the smallest distance where it has none."""
 
     @property
     def in_worst_case(self) -> bool:
@@ -62,7 +64,7 @@ def bind_rows(
     attacks: Mapping[str, Mapping[str, Any]],
     *,
     norm: str,
-    epsilon: float,
+    epsilon: float | None,
     bounds: tuple[float, float],
 ) -> list[Row]:
     """Bind every row's attack to its hyperparameters and to the threat model.
@@ -70,7 +72,7 @@ def bind_rows(
     Args:
       attacks: row name -> `dict(name=..., **hyperparameters)`.
       norm: of the ball.
-      epsilon: its radius.
+      epsilon: its radius; None for attacks that do without.
       bounds: the box.
 
     Returns:
@@ -136,6 +138,7 @@ def _bind_row(row_name: str, spec: Mapping[str, Any], settings: dict[str, Any]) 
         hyperparameters=hyperparameters,
         targeted=targeted,
         takes_epsilon="epsilon" in accepted,
+        needs_epsilon="epsilon" in accepted and accepted["epsilon"].default is not None,
     )
 
 

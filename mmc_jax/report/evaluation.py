@@ -7,11 +7,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mmc_jax.diagnostics import Battery
-from mmc_jax.evaluate import EvaluationRecord, inputs
-from mmc_jax.report.curves import battery_section
+from mmc_jax.evaluate import EvaluationRecord, MinimumNormRecord, inputs
+from mmc_jax.report.curves import battery_section, minimum_norm_section
 from mmc_jax.report.page import Section
 from mmc_jax.report.record_page import write_record_page
+
+_NUM_RADII = 21
 
 
 def write_evaluation(
@@ -23,6 +27,7 @@ def write_evaluation(
     name: str,
     sections: Sequence[Section] = (),
     battery: Battery | None = None,
+    distances: Mapping[str, MinimumNormRecord] | None = None,
 ) -> EvaluationRecord:
     """Write an evaluation's record and its page.
 
@@ -34,6 +39,8 @@ def write_evaluation(
       name: of the model.
       sections: of the page, before what each attack did.
       battery: what looked for gradient masking besides.
+      distances: row -> what looked for the smallest distance besides; accuracy is drawn
+        up to twice the radius of the record.
 
     Returns:
       The record, with what the battery found.
@@ -44,6 +51,11 @@ def write_evaluation(
         findings = record.findings + battery.findings
         record = dataclasses.replace(record, findings=findings)
         sections = [*sections, battery_section({name: more["battery"]})]
+    if distances:
+        radii = np.unique(np.linspace(0, 2 * record.epsilon, _NUM_RADII)).tolist()
+        found = {row: found.to_dict(epsilons=radii) for row, found in distances.items()}
+        more["distances"] = found
+        sections = [*sections, minimum_norm_section(found)]
     content = {**origin, **record.to_dict(), **more}
     inputs.write_json(content, path)
     title = f"{name} under attack"
