@@ -139,9 +139,12 @@ def test_rows_are_compared_with_their_black_box_and_noise_rows():
     square = FakeRow("square", order < 79)
     assert _rivals(pgd, square) == [("black_box_stronger", "the square")]
     assert _rivals(pgd, dataclasses.replace(square, attack="mim")) == []
-    # In a cascade: what the second row never saw, it may have broken too.
+    # In a cascade: a row after it saw nothing of what it broke, and excuses nothing.
     late = FakeRow("mim", order < 79, attacked=order < 79)
-    assert _rivals(pgd, square, late) == []
+    assert _rivals(pgd, square, late) == [("black_box_stronger", "the square")]
+    assert _rivals(square, late) == []
+    early = FakeRow("mim", order < 79)
+    assert _rivals(early, pgd, square) == []
     # Nor has a row broken what it never saw.
     idle = dataclasses.replace(square, correct=order < 0, attacked=order >= 80)
     assert _rivals(pgd, idle) == []

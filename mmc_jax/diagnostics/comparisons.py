@@ -67,8 +67,9 @@ def find_stronger_black_box(
         if count <= BLACK_BOX_LIMIT * total:
             continue
         message = (
-            f"breaks {count} of {total} images that every white-box attack leaves"
-            f" ({', '.join(left)}): their gradients mislead, or they are too weak"
+            f"breaks {count} of {total} images that every white-box attack on them"
+            f" leaves ({', '.join(left)}): their gradients mislead, or they are too"
+            " weak"
         )
         numbers = {"count": count, "total": total, "left_by": [*left]}
         findings.append(Finding("black_box_stronger", name, message, numbers))
@@ -116,9 +117,10 @@ def find_stronger_rivals(
 ) -> list[Finding]:
     """Compare the rows of one evaluation with its black-box and noise rows.
 
-    In a cascade a row sees only what those before it left. A black-box row is judged
-    on images that every white-box row attacked: run it last. Noise is compared with
-    all that a row and those before it broke: an upper bound on the row's own strength.
+    In a cascade a row sees only what those before it left. A black-box row is compared
+    with the white-box rows that attacked what it broke: those before it, there. Noise
+    is compared with all that a row and those before it broke: an upper bound on the
+    row's own strength.
 
     Args:
       rows: of an evaluation, transformations included.
@@ -130,14 +132,16 @@ def find_stronger_rivals(
     """
     bounded = [row for row in rows if row.in_worst_case]
     white_box = [row for row in bounded if row.attack not in _BLACK_BOX]
-    findings = find_stronger_black_box(
-        {row.name: row.attacked & row.correct for row in white_box},
-        {
-            row.name: clean_correct & row.attacked & ~row.correct
-            for row in bounded
-            if row.attack in _BLACK_BOX
-        },
-    )
+    findings = []
+    for row in bounded:
+        if row.attack in _BLACK_BOX:
+            broken = clean_correct & row.attacked & ~row.correct
+            left = {
+                other.name: other.attacked & other.correct
+                for other in white_box
+                if (other.attacked & broken).any()
+            }
+            findings += find_stronger_black_box(left, {row.name: broken})
     for row in rows:
         if row.attack in _NOISE and row.largest_norm <= epsilon:
             findings += find_strong_noise(
