@@ -8,32 +8,34 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from _paired import markdown
+from _paired import CROSS_ENTROPY_CHANGED, markdown
 
 _INTRODUCTION = """\
 # Benchmarks
 
 Made by the scripts of `benchmarks/` from the records beside it, which hold the seconds
-of every round, seeds and versions. A ratio is that of medians of interleaved rounds,
-contender to reference, with a bootstrap 95 % interval: below 1 the contender is faster.
-A bar is met if the lower end of the interval reaches it. The floor of an attack is as
-many calls of one jitted `value_and_grad` (or forward pass) as the attack makes passes.
+of every round (but for lowering and memory), seeds and versions. A ratio is the median
+over interleaved rounds, 15 where nothing else is said, of contender to reference, with
+a bootstrap 95 % interval: below 1 the contender is faster. A bar is met if the lower
+end of the interval reaches it. The floor of an attack is as many calls of one jitted
+`value_and_grad` (or forward pass) as the attack makes passes.
 """
 
 _NOTES = {
     "attacks": (
         "Where torch is faster, our attack still takes no longer than its passes alone"
-        " (the floor): it is torch's passes that are faster. On two cores its gradient"
-        " of a ResNet-20 takes 0.7 of XLA's time, that of a small CNN 0.92 to 0.96."
+        " (the floor): it is torch's passes that are faster. On two cores its whole"
+        " attacks take 0.66 of the floor on ResNet-20, 0.88 to 0.90 on the small CNN."
     ),
     "auto_attack": (
         "On one core. The whole misses its bar where images survive: both sides then"
-        " make nearly the same passes, 5,000 forward ones an image for Square alone,"
-        " and one of ours takes 84 to 89 microseconds at any batch size (torch's 83 to"
-        " 125), about what the core can do. Only fewer passes could halve it. On mmc_0"
-        " other work disturbed the rounds: the lower end meets the bar, which quiet"
-        " rounds may not. In SPSA torchattacks draws twice our samples: at equal"
-        " queries the ratio is half of what stands here."
+        " make nearly the same passes, 5,000 forward ones an image for Square alone. In"
+        " the rows of Square one of ours takes 87 microseconds on softmax_0, one of"
+        " torchattacks' 103, which is about what the core can do: only fewer passes"
+        " could halve it. On mmc_0 other work disturbed the three rounds: the smallest"
+        " ratio meets the bar, the median hardly, and quiet rounds may not. In SPSA"
+        " torchattacks draws twice our samples: at equal queries the ratio is half of"
+        " what stands here."
     ),
     "lowering": (
         "What `mmc_jax.canonical_convolutions` is for: XLA's convolutions inside loops."
@@ -72,17 +74,24 @@ def _section(name: str, record: Mapping[str, Any]) -> str:
     machine, environment = record["machine"], record["environment"]
     cores = machine["cores"]
     about = (
-        f"`{record['command']}`, revision {environment['git_revision'][:8]},"
+        f"`{record['command']}`, revision {_short(environment['git_revision'])},"
         f" {environment['time'][:10]}; {machine['processor']}, {cores}"
         f" core{'s' if cores > 1 else ''}, load before"
         f" {machine['load_average_before'][0]}; jax {environment['jax']}"
     )
     for peer, version in record.get("peers", {}).items():
         about += f", {peer} {version}"
+    if environment["time"] < CROSS_ENTROPY_CHANGED:
+        about += ". Before cross-entropy was taken by differences of logits"
     texts = [f"{about}.", *([_NOTES[name]] if name in _NOTES else [])]
     paragraphs = [textwrap.fill(text, 88, break_on_hyphens=False) for text in texts]
     table = _memory(record) if name == "memory" else _ratios(record)
     return "\n\n".join([f"## {name}", *paragraphs, table]) + "\n"
+
+
+def _short(revision: str) -> str:
+    """Return a revision in few letters, and the `+` of one with changes."""
+    return revision[:8] + revision[40:]
 
 
 def _ratios(record: Mapping[str, Any]) -> str:
@@ -125,7 +134,12 @@ def _compared(record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         for table in value
         if isinstance(table, dict) and {"case", "rows"} <= {*table}
     ]
-    return [(table["case"], row) for table in tables for row in table["rows"]]
+    return [(_name(table), row) for table in tables for row in table["rows"]]
+
+
+def _name(table: Mapping[str, Any]) -> str:
+    rounds = f", {table['pairs']} rounds" if "pairs" in table else ""
+    return f"{table['case']}{rounds}"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

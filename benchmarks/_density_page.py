@@ -86,7 +86,7 @@ def page(record: dict[str, Any]) -> str:
         "closer": half["softmax_0", "all"] / half["mmc_0", "all"],
         "closer_in_logits": half["softmax_0", "logits"] / half["mmc_0", "logits"],
         "wider": half["mmlda_0", "logits"] / half["softmax_0", "logits"],
-        "outside": half["mmlda_0", "all"] / half["mmlda_0", "logits"],
+        "outside": _length(models, "all") / _length(models, "logits"),
         "mmc_tie": _way_to_tie(mmc),
         "softmax_tie": _way_to_tie(softmax),
         "pair": softmax["pairs"]["count_seen_by_an_example"],
@@ -135,8 +135,9 @@ _VERDICT = """## What it shows
   {softmax_tie:.1f}. A few samples stay far out.
 - **The centers alone gather nothing.** MMLDA has MMC's centers and softmax's loss: half
   of its samples lie {wider:.1f} times as far out as softmax's in the 9 dimensions, and
-  in all 256 another {outside:.0f} times as far, along a direction that no logit reads
-  and nothing holds back. It is the squared distance in MMC's loss that gathers.
+  in all 256 another {outside:.0f} times as far (in one unit), along a direction that
+  no logit reads and nothing holds back. It is the squared distance in MMC's loss that
+  gathers.
 - **In 256 dimensions a density says little.** MMC's features all but lie in the 9
   dimensions of the centers (the radii are the same in both), so their volume in 256 is
   that of a nearly flat set, and its logarithm is mostly 256 times that of a length.
@@ -144,7 +145,7 @@ _VERDICT = """## What it shows
   hyperplanes, and the shell between two of them has no finite volume: the predicted
   density is 0 for any data. What is finite here is measured in balls. The same holds
   for MMLDA. Theorem 1 itself is tested on synthetic features (tests/density_test.py);
-  no model with unequal scales is trained.
+  no model with unequal scales is measured here.
 - **The paper's factor, N_k against N_(k,k~), hardly matters.** With softmax an image
   shares its label and rival with {pair:.0f} images on average, not with the 100 of
   N / L^2, out of some 1,000 of its class: {pair_nats:.1f} nats of the {denser:.0f}.
@@ -157,8 +158,14 @@ _VERDICT = """## What it shows
   estimate is badly biased; the evenly spread copies, of equal losses and number, show
   by how much.
 - **Density is not robustness.** Under the strongest attacks plain MMC is no more robust
-  than softmax (results/mnist/README.md). The adversarially trained model is, and is
+  than softmax (results/reproduce/README.md). The adversarially trained model is, and is
   less dense than the plain one."""
+
+
+def _length(models: dict[str, Any], space: str) -> float:
+    """Return how far half of MMLDA's samples lie, in units of the features."""
+    spread = models["mmlda_0"]["spaces"][space]
+    return spread["unit"] * spread["radii"]["0.5"][0]
 
 
 def _log_density(model: dict[str, Any]) -> float:

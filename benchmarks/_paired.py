@@ -18,6 +18,8 @@ Group = dict[str, dict[str, Any]]
 """Implementation -> its cell."""
 Table = dict[tuple[str, str, str], Group]
 """(model, row, threat) -> the cells that are compared."""
+CROSS_ENTROPY_CHANGED = "2026-11-24T19:29"
+"""When cross-entropy came to be taken by differences of logits, which is stronger."""
 _BETA = 0.01
 
 

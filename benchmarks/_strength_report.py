@@ -9,6 +9,7 @@ import pathlib
 import textwrap
 from typing import Any
 
+import _mnist_models
 import _strength_cells as cells
 import _strength_singles as singles
 from _paired import Table, markdown, pair, percent, read_table
@@ -29,6 +30,7 @@ def write(out: pathlib.Path) -> str:
         singles.bounded(table),
         singles.random(table),
         singles.distances(table),
+        _progress(out),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -58,6 +60,23 @@ def _introduction(table: Table) -> str:
     others = sum(piece.get("disagreements", 0) for piece in pieces)
     lines.append(f"Verdicts on peers' images in which JAX and torch differ: {others}.")
     return "\n".join(lines)
+
+
+def _progress(out: pathlib.Path) -> str:
+    """Say how much of what was planned is there."""
+    done: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    models = _mnist_models.names()
+    for piece in cells.plan(models, [cells.OURS, "torchattacks", "foolbox", "art"]):
+        cell = piece.cell
+        row = done.setdefault((cell.row, cell.implementation), {})
+        row.setdefault(cell.model, []).append(cells.is_done(piece, out))
+    rows = [
+        [*place, *(f"{sum(row[model])} of {len(row[model])}" for model in models)]
+        for place, row in done.items()
+    ]
+    text = "Pieces of up to 200 images with one seed that are stored, of those planned."
+    title = "## What is missing"
+    return f"{title}\n\n{text}\n\n{markdown(['attack', 'of', *models], rows)}"
 
 
 def _all(table: Table) -> list[dict[str, Any]]:
@@ -115,7 +134,12 @@ def _parts(table: Table) -> str:
     if not rows:
         return ""
     header = ["model", "threat", "of", "pieces", *cells.AUTO_ATTACK_ROWS]
-    text = "Seconds are those of a busy machine, verdicts and compilation included."
+    text = (
+        "Seconds are those of a busy machine, verdicts and compilation included. Where"
+        "\nSquare, which asks for no gradient, breaks what the others left, their"
+        " gradients\nmislead, or they are too weak: robustness is then less than it"
+        " looks."
+    )
     title = "## What each part of AutoAttack broke, of what was left"
     return f"{title}\n\n{text}\n\n{markdown(header, rows)}"
 

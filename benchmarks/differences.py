@@ -175,6 +175,7 @@ def _render(cells: dict[str, Any]) -> str:
                 texts, p = _compare(ours["left"], theirs["left"])
                 rows.append([*row, *texts])
                 p_values.append(p)
+    missing = len(DIFFERENCES) * len(_MODELS) - len(rows)
     adjusted = _paired.holm(p_values)
     rows = [[*row, f"{p:.2f}"] for row, p in zip(rows, adjusted, strict=True)]
     settings = [
@@ -196,6 +197,8 @@ def _render(cells: dict[str, Any]) -> str:
         "",
         _paired.markdown([*header, "difference", "union", "p", "p (Holm)"], rows),
     ]
+    if missing:
+        lines += ["", f"{missing} comparisons have not been made."]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ import sys
 import _mnist_models
 import jax
 import numpy as np
+from _paired import CROSS_ENTROPY_CHANGED
 
 from mmc_jax import data, metrics
 from mmc_jax.evaluate import robust_accuracy
@@ -98,6 +99,12 @@ def _page(cells: list[dict]) -> str:
         "gradient` is the share of clean images on which the gradient of",
         "cross-entropy is exactly zero.",
     ]
+    if any(cell["environment"]["time"] < CROSS_ENTROPY_CHANGED for cell in cells):
+        lines += [
+            "",
+            "Some were attacked before cross-entropy was taken by differences of",
+            "logits, which is stronger: `results/reproduce` has later ones.",
+        ]
     for epsilon in sorted({cell["epsilon"] for cell in cells}):
         groups: dict[str, list[dict]] = {}
         for cell in cells:

@@ -189,8 +189,8 @@ def multi_targeted(
 
     The attack for heads whose logits are distances: the difference of two of them is
     linear in the features and never saturates. Published with the difference as it is
-    (`pairwise_margin`); over the standard deviation of the logits, the default here, it
-    leaves fewer survivors on such heads at the same cost. Restarts after the first
+    (`pairwise_margin`); the default here takes it over the standard deviation of the
+    logits, which no scale of the logits changes. Restarts after the first
     begin with two steps along a random direction of the logits (output diversified
     initialisation). Costs one forward pass, then num_steps gradients (two more in
     restarts after the first) and one forward pass a target and restart.
