@@ -158,8 +158,8 @@ def _hash(copy: pathlib.Path, setting: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _render(cells: dict[str, Any]) -> str:
-    header = ["attack", "published code", "model", "n", "ours", "the code's"]
+def _compared(cells: dict[str, Any]) -> list[list[str]]:
+    """Return a row for every difference and model that was measured."""
     rows, p_values = [], []
     for difference in DIFFERENCES:
         for model in _MODELS:
@@ -175,9 +175,14 @@ def _render(cells: dict[str, Any]) -> str:
                 texts, p = _compare(ours["left"], theirs["left"])
                 rows.append([*row, *texts])
                 p_values.append(p)
-    missing = len(DIFFERENCES) * len(_MODELS) - len(rows)
     adjusted = _paired.holm(p_values)
-    rows = [[*row, f"{p:.2f}"] for row, p in zip(rows, adjusted, strict=True)]
+    return [[*row, f"{p:.2f}"] for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _render(cells: dict[str, Any]) -> str:
+    header = ["attack", "published code", "model", "n", "ours", "the code's"]
+    rows = _compared(cells)
+    missing = len(DIFFERENCES) * len(_MODELS) - len(rows)
     settings = [
         f"- {name}: {', '.join(f'{k} {v}' for k, v in found.attack.items())},"
         f" {found.norm} {found.epsilon}"

@@ -88,23 +88,7 @@ def main() -> None:
 
 def _page(cells: list[dict]) -> str:
     """Write one page: a table a radius, a column a kind of model."""
-    lines = [
-        "# MNIST",
-        "",
-        "Made by `benchmarks/mnist.py` from the cells beside it, which hold the",
-        "configs, seeds, versions, counts and per-image outcomes. Accuracies in",
-        "percent: clean on all test images, attacked on the first",
-        f"{_NUM_ATTACKED}, linf; where there are several seeds, mean ± standard",
-        "deviation over them. `worst case` is image by image over all rows. `zero",
-        "gradient` is the share of clean images on which the gradient of",
-        "cross-entropy is exactly zero.",
-    ]
-    if any(cell["environment"]["time"] < CROSS_ENTROPY_CHANGED for cell in cells):
-        lines += [
-            "",
-            "Some were attacked before cross-entropy was taken by differences of",
-            "logits, which is stronger: `results/reproduce` has later ones.",
-        ]
+    lines = _introduction(cells)
     for epsilon in sorted({cell["epsilon"] for cell in cells}):
         groups: dict[str, list[dict]] = {}
         for cell in cells:
@@ -132,6 +116,27 @@ def _page(cells: list[dict]) -> str:
             values = [[read(cell) for cell in group] for group in groups.values()]
             lines.append(_line([name, *map(_spread, values)]))
     return "\n".join(lines) + "\n"
+
+
+def _introduction(cells: list[dict]) -> list[str]:
+    lines = [
+        "# MNIST",
+        "",
+        "Made by `benchmarks/mnist.py` from the cells beside it, which hold the",
+        "configs, seeds, versions, counts and per-image outcomes. Accuracies in",
+        "percent: clean on all test images, attacked on the first",
+        f"{_NUM_ATTACKED}, linf; where there are several seeds, mean ± standard",
+        "deviation over them. `worst case` is image by image over all rows. `zero",
+        "gradient` is the share of clean images on which the gradient of",
+        "cross-entropy is exactly zero.",
+    ]
+    if any(cell["environment"]["time"] < CROSS_ENTROPY_CHANGED for cell in cells):
+        lines += [
+            "",
+            "Some were attacked before cross-entropy was taken by differences of",
+            "logits, which is stronger: `results/reproduce` has later ones.",
+        ]
+    return lines
 
 
 def _line(texts) -> str:
