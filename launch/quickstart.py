@@ -1,4 +1,4 @@
-"""The main job on real data that is always at hand, in about a minute.
+"""The main job on real data that is always at hand, in about two minutes.
 
     python launch/quickstart.py --workdir=runs/quickstart
 
