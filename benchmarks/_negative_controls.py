@@ -1,8 +1,7 @@
 """Bugs to plant for `negative_controls.py`: its vocabulary, and those seen in the wild.
 
-The list at the end of PEERS.md: what was found in libraries that people use. Those of
-our own riskiest lines stand in `_negative_controls_attacks.py` and
-`_negative_controls_evaluation.py`.
+Here is what was found in libraries that people use. Bugs of our own riskiest lines
+stand in `_negative_controls_attacks.py` and its neighbours.
 """
 
 from __future__ import annotations
@@ -152,7 +151,7 @@ PUBLISHED = (
     ),
     Control(
         "epsilon is divided by the data's deviation",
-        "users of Foolbox, torchattacks, robustness (PEERS 3.5)",
+        "users of Foolbox, torchattacks, robustness",
         ATTACKS + "descent.py",
         "epsilon = jnp.minimum(epsilon, most)",
         "epsilon = jnp.minimum(epsilon / 0.25, most)",
@@ -163,7 +162,7 @@ PUBLISHED = (
     ),
     Control(
         "epsilon is multiplied by the data's deviation",
-        "users of Foolbox, torchattacks, robustness (PEERS 3.5)",
+        "users of Foolbox, torchattacks, robustness",
         "mmc_jax/evaluate/rows.py",
         'settings = {"norm": norm, "epsilon": epsilon, "bounds": bounds}',
         'settings = {"norm": norm, "epsilon": 0.25 * epsilon, "bounds": bounds}',
@@ -171,7 +170,7 @@ PUBLISHED = (
     ),
     Control(
         "batch normalisation in train mode",
-        "users of Foolbox, CleverHans, ART, auto-attack (PEERS 3.7)",
+        "users of Foolbox, CleverHans, ART, auto-attack",
         "mmc_jax/models/__init__.py",
         "output = self.model.apply(variables, images, train=False)",
         "output, _ = self.model.apply(\n"

@@ -46,7 +46,7 @@ _LONGEST = 300
 """Seconds: a bug that makes a test run for ever is noticed by that."""
 _SOURCES = ("configs/", "launch/", "mmc_jax/", "tests/")
 SECTIONS = {
-    "Bugs seen in other libraries (PEERS, section 6)": PUBLISHED,
+    "Bugs seen in other libraries": PUBLISHED,
     "Attacks, losses, centers": IN_ATTACKS,
     "Evaluation": IN_EVALUATION,
     "Diagnostics": IN_DIAGNOSTICS,

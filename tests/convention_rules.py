@@ -142,7 +142,7 @@ class Source:
 
     @property
     def unit(self) -> str | None:
-        """The row of DESIGN's table that a file of mmc_jax belongs to."""
+        """The row of ARCHITECTURE.md's table that a file of mmc_jax belongs to."""
         parts = self.path.removesuffix(".py").split("/")
         return parts[1] if parts[0] == "mmc_jax" else None
 
@@ -198,7 +198,7 @@ def imports(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def layers_only_go_down(source: Source) -> Iterator[Violation]:
-    """DESIGN 2: data, then arithmetic, then loops, then shells."""
+    """Data, then arithmetic, then loops, then shells."""
     if source.unit is not None and source.unit not in LAYERS:
         yield 1, f"{source.unit!r} is in no row of LAYERS"
         return
@@ -248,7 +248,7 @@ def one_place_knows_of_devices(source: Source) -> Iterator[Violation]:
 
 
 def arguments_have_our_names(source: Source) -> Iterator[Violation]:
-    """One concept, one name: those of DESIGN 3."""
+    """One concept, one name."""
     for function, is_method in source.public_functions:
         for argument in _arguments(function, is_method):
             if ours := FORBIDDEN_ARGUMENTS.get(argument.arg):

@@ -398,7 +398,7 @@ def test_cycles_are_found_through_a_detour():
     assert rules.cycles(sources[:2]) == []
 
 
-# DESIGN 3: positional arguments in this order, and options that must exist.
+# Positional arguments in this order, and options that must exist.
 _ATTACK = ("logits_fn", "key", "images", "labels")
 _LOSS = ("features", "labels", "centers")
 _SURFACE = {
