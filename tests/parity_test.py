@@ -145,11 +145,21 @@ def test_apgd(norm, epsilon, objective, targeted, steps, stops):
     assert 0.1 < np.mean(restarted) < 0.9
 
 
-def test_apgd_targeted():
-    problem, num_restarts, num_targets, steps = case(SMALL), 2, 2, 20
+@pytest.mark.parametrize(
+    ("name", "objective", "num_restarts"),
+    [
+        ("apgd_targeted", "dlr", 2),
+        # Further restarts wander first, along directions of the logits.
+        ("multi_targeted", "pairwise_margin", 1),
+        ("multi_targeted", "standardized_margin", 1),
+    ],
+)
+def test_attacks_that_choose_targets(name, objective, num_restarts):
+    problem, num_targets, steps = case(SMALL), 2, 14
     adv_images, (_, *images) = problem.run(
-        attacks.apgd_targeted,
+        getattr(attacks, name),
         epsilon=0.2,
+        objective=objective,
         num_steps=steps,
         num_restarts=num_restarts,
         num_targets=num_targets,
@@ -159,10 +169,10 @@ def test_apgd_targeted():
     for i, image, label, _ in problem.rows():
         aims = likely_wrong_classes(problem.model, image, label)[:num_targets]
         for run, aim in enumerate(aims * num_restarts):
-            run_keys = keys.fold_each(salted("apgd_targeted"), run + 1)
+            run_keys = keys.fold_each(salted(name), run + 1)
             start = apgd_start("linf", run_keys, i, image, 0.2)
             more = dict(norm="linf", start=start, epsilon=0.2, steps=steps)
-            made, _, _ = apgd_walk(problem.model, "dlr", image, label, aim, **more)
+            made, _, _ = apgd_walk(problem.model, objective, image, label, aim, **more)
             close(images[run, :, i], made, 2e-5)
         success = is_success(problem.model.logits(adv_images[i]), label, None)
         assert success == any(
