@@ -447,7 +447,10 @@ def test_auto_attack_is_the_published_one():
     assert SUITES["autoattack"]["apgd-ce"]["objective"] == "cross_entropy"
     rows = list(SUITES["autoattack-mmc"].items())
     assert rows[:4] == list(SUITES["autoattack"].items())
-    assert rows[4:] == [("multi-targeted", {"name": "multi_targeted"})]
+    assert rows[4:] == [
+        ("multi-targeted", {"name": "multi_targeted"}),
+        ("multi-targeted-own", {"name": "multi_targeted", "objective": "own_class"}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@
 | `standard` | apgd-ce, apgd-t, fab-t, square | deterministic models |
 | `plus` | apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t; 5 restarts | more effort |
 | `rand` | apgd-ce, apgd-dlr, both over 20 samples a gradient | randomised models |
-| `mmc` | `standard`, then multi-targeted | Mahalanobis heads |
+| `mmc` | `standard`, multi-targeted twice | Mahalanobis heads |
+
+The second multi-targeted lowers each target's own distance (`own_class`), not the
+difference of two. On MMC trained by TRADES (MNIST, one training, linf 0.3) it broke 55
+of the 179 images that all else left of 300; on MMC trained plainly or by PGD, none.
 
 As one function the parts run one after the other on the whole batch. An evaluation is
 faster with a row a part (`configs/suites.py`, "autoattack"): each part is then given
@@ -92,12 +96,16 @@ def auto_attack_parts(
         "fab-t": dict(name="fab_targeted", num_targets=min(9, num_classes - 1)),
         "square": dict(name="square"),
         "multi-targeted": dict(name="multi_targeted"),
+        "multi-targeted-own": dict(name="multi_targeted", objective="own_class"),
     }
     order = {
         "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
         "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
         "rand": ("apgd-ce", "apgd-dlr"),
-        "mmc": ("apgd-ce", "apgd-t", "fab-t", "square", "multi-targeted"),
+        "mmc": (
+            *("apgd-ce", "apgd-t", "fab-t", "square"),
+            *("multi-targeted", "multi-targeted-own"),
+        ),
     }[version]
     samples = dict(num_eot_samples=NUM_SAMPLES) if version == "rand" else {}
     return {part: parts[part] | samples for part in order}
