@@ -1,6 +1,7 @@
 """Every command and snippet that people read runs, and every link leads somewhere."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -71,7 +72,8 @@ def test_training_and_judging(tfds_dir, tmp_path):
     assert judged["complete"] and judged["num_examples"] == 20
     assert judged["epsilon"] == 0.3 and len(judged["rows"]) > 2
     log = (tmp_path / "cifar10_mmc" / "metrics.jsonl").read_text().splitlines()
-    assert all(line.get("loss", 0.0) < 10 for line in map(json.loads, log)) and log
+    losses = [line["loss"] for line in map(json.loads, log) if "loss" in line]
+    assert losses and all(map(math.isfinite, losses))
 
 
 def test_single_test_file():
