@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from mmc_jax import diagnostics
+from mmc_jax.evaluate.outcome import from_bits
 
 Cell = Mapping[str, Any]
 
@@ -85,7 +86,7 @@ def _count(cell: Cell) -> int:
 
 
 def _robust(cell: Cell) -> np.ndarray:
-    return _flags(cell["per_example"]["worst_case"])
+    return from_bits(cell["per_example"]["worst_case"])
 
 
 def _search(cells: Sequence[Cell]) -> str:
@@ -124,7 +125,9 @@ def _distrusted(cell: Cell) -> list[str]:
     first of these cells are older than that finding in a cascade which goes on.
     """
     rows = cell["per_example"]["rows"]
-    bits = {name: {k: _flags(v) for k, v in row.items()} for name, row in rows.items()}
+    bits = {
+        name: {k: from_bits(v) for k, v in row.items()} for name, row in rows.items()
+    }
     square = bits["square"]
     left = {
         name: bits[name]["attacked"] & bits[name]["correct"]
@@ -137,12 +140,8 @@ def _distrusted(cell: Cell) -> list[str]:
     }
     found |= {(f["row"], f["name"]): f["message"] for f in cell["findings"]}
     return [
-        f"{name}: {cell['name']}, {row} {text}" for (row, name), text in found.items()
+        f"{name}: {cell['name']}, {row}: {text}" for (row, name), text in found.items()
     ]
-
-
-def _flags(bits: str) -> np.ndarray:
-    return np.array([bit == "1" for bit in bits])
 
 
 def _header(cells: Sequence[Cell]) -> list[str]:
